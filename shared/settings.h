@@ -1,0 +1,80 @@
+/*
+ * settings.h: one table that is parser, validator, --help, --check and --print-config of all
+ * programs.
+ *
+ * A value comes from, weakest first: the row's default, the profile (CHAT_ENV), --env-file FILE
+ * (repeatable, later wins), the environment, a flag (--history-limit 50 or --history-limit=50).
+ * Secrets have no flag but a second name, <NAME>_FILE, whose file's first line is the value. A key
+ * in a file that no row has, or a bad value anywhere, refuses the start with one line: where (file
+ * and line, environment, flag), key, value (never a secret's) and what is allowed. An env file is
+ * `KEY=value` a line: no quotes, no expansion, # at line start; keys of other programs are allowed
+ * (checked all the same), so one file can serve all.
+ * An empty value in the environment or a file is the same as none.
+ *
+ * A new setting is one row in settings.c, one member here.
+ */
+#ifndef HLCHAT_SETTINGS_H
+#define HLCHAT_SETTINGS_H
+
+#include <stdbool.h>
+#include <stdio.h>
+
+#include "shared/address.h"
+
+/** Who reads a setting; a bit set. PROGRAM_HAPROXY: its config does, we only check and document the
+ * value. */
+enum settings_program { PROGRAM_API = 1, PROGRAM_BROKER = 2, PROGRAM_HAPROXY = 4 };
+
+enum settings_profile { PROFILE_DEV = 0, PROFILE_CLOUD_RUN = 1, PROFILE_PROD = 2 };
+enum settings_store { STORE_MEMORY = 0 };
+enum settings_identity { IDENTITY_DEV = 0 };
+
+/** All values, typed and checked. Texts are owned by the struct, or NULL when not set. */
+struct settings {
+    int chat_env; /* enum settings_profile */
+    struct address_listen listen;
+    struct address_listen ops_listen;
+    struct address_networks trusted_proxies;
+    struct address_listen fcgi_listen;
+    int fcgi_threads;
+    int store;    /* enum settings_store */
+    int identity; /* enum settings_identity */
+    char *chat_name;
+    int history_limit; /* messages */
+    int log_maxlen;    /* messages */
+    int message_max_bytes;
+    int frame_max_bytes;
+    int rate_messages; /* per second and user; 0 = no limit */
+    int rate_burst;
+    int conn_per_address;         /* 0 = off */
+    int connect_rate_per_address; /* per second; 0 = off */
+    int login_timeout_s;
+    int login_attempts;
+    int ping_interval_s;
+    int max_clients; /* 0 = what the file limit allows */
+    int flush_interval_ms;
+    int log_level;  /* enum log_level */
+    int log_format; /* enum log_format */
+};
+
+enum settings_result {
+    SETTINGS_RUN = 0, /* go on and start */
+    SETTINGS_DONE =
+        1, /* --help, --version, --check or --print-config did all there is to do: exit 0 */
+    SETTINGS_BAD = 2, /* one line was written to `err`: exit 2 */
+};
+
+/**
+ * Loads the settings of `program` from the command line, files and `environ`-style `env`.
+ * What was asked for goes to `out`, a refusal to `err`. `settings` needs settings_deinit() whatever
+ * the result.
+ */
+enum settings_result settings_load(struct settings *settings, enum settings_program program,
+                                   int argc, char **argv, char **env, FILE *out, FILE *err);
+
+void settings_deinit(struct settings *settings);
+
+/** "LOCAL DEV", "DEVELOPMENT" or "PRODUCTION": what /api/version calls the profile. */
+const char *settings_profile_label(int profile);
+
+#endif
