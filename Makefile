@@ -1,0 +1,118 @@
+# hlchat. `make help` lists the targets; README.md tells the rest.
+
+# What a person may set, on the make line or in the environment ------------------------------------------------------
+CC        ?= cc
+CFLAGS    ?= -O2 -g
+# make SANITIZE=address,undefined builds beside the plain build, under build/sanitize
+SANITIZE  ?=
+# make WERROR=1 turns warnings into errors, as the gate does
+WERROR    ?=
+
+MAKEFLAGS += --no-builtin-rules
+.SUFFIXES:
+.DEFAULT_GOAL := all
+
+BUILD   := build$(if $(SANITIZE),/sanitize)
+VERSION := $(shell cat VERSION)
+
+PACKAGES := libwebsockets libuv json-c
+
+WARNINGS := -Wall -Wextra -Wshadow -Wconversion -Wvla -Wundef -Wstrict-prototypes -Wmissing-prototypes \
+            -Wwrite-strings -Wformat=2 $(if $(WERROR),-Werror)
+HARDEN   := -fstack-protector-strong -fPIE $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer,-D_FORTIFY_SOURCE=2)
+# Library headers are -isystem: their warnings are not ours to mend.
+PKG_CFLAGS := $(patsubst -I%,-isystem %,$(shell pkg-config --cflags $(PACKAGES) 2>/dev/null))
+PKG_LIBS   := $(shell pkg-config --libs $(PACKAGES) 2>/dev/null)
+# Undo what FORTIFY needs (-O) when CFLAGS turns it off: the user's CFLAGS come last and win.
+COMPILE   = $(CC) -std=c17 -D_GNU_SOURCE -I. $(PKG_CFLAGS) $(WARNINGS) $(HARDEN) -MMD -MP $(CFLAGS) $(CPPFLAGS)
+LINK      = $(CC) -pie -Wl,-z,relro,-z,now -Wl,--as-needed $(if $(SANITIZE),-fsanitize=$(SANITIZE)) $(CFLAGS) $(LDFLAGS)
+
+# What is built ------------------------------------------------------------------------------------------------------
+sources = $(filter-out %/main.c,$(wildcard $(1)/*.c))
+objects = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
+
+SHARED_LIB := $(BUILD)/libshared.a
+API_LIB    := $(BUILD)/libapi.a
+BROKER_LIB := $(BUILD)/libbroker.a
+PROGRAMS   := $(BUILD)/ws-broker $(BUILD)/api-fcgi
+UNIT_TESTS := $(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(wildcard tests/unit/test_*.c))
+
+.PHONY: all
+all: need-build $(PROGRAMS) ## build both programs into build/
+
+$(SHARED_LIB): $(call objects,$(call sources,shared))
+$(API_LIB): $(call objects,$(call sources,api-fcgi))
+$(BROKER_LIB): $(call objects,$(call sources,ws-broker))
+$(SHARED_LIB) $(API_LIB) $(BROKER_LIB):
+	@rm -f $@
+	$(AR) rcs $@ $^
+
+$(BUILD)/ws-broker: $(call objects,ws-broker/main.c) $(BROKER_LIB) $(SHARED_LIB)
+	$(LINK) -o $@ $^ $(PKG_LIBS)
+$(BUILD)/api-fcgi: $(call objects,api-fcgi/main.c) $(API_LIB) $(SHARED_LIB)
+	$(LINK) -o $@ $^ -lfcgi -pthread
+
+$(BUILD)/unit/%: $(BUILD)/obj/tests/unit/%.o $(BROKER_LIB) $(API_LIB) $(SHARED_LIB)
+	@mkdir -p $(@D)
+	$(LINK) -o $@ $^ -lcmocka $(PKG_LIBS) -lfcgi -pthread
+
+$(BUILD)/obj/%.o: %.c Makefile
+	@mkdir -p $(@D)
+	$(COMPILE) -c -o $@ $<
+$(BUILD)/obj/shared/version.o: VERSION
+$(BUILD)/obj/shared/version.o: CPPFLAGS += -DHLCHAT_VERSION='"$(VERSION)"'
+-include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)
+
+# Running it ---------------------------------------------------------------------------------------------------------
+.PHONY: run
+run: ## install what is missing, build, start the whole chat on 127.0.0.1:8080 (HTTP_PORT=, BROKERS=, STORE=, IDENTITY=)
+	@shared/scripts/deps.sh run
+	@+$(MAKE) --no-print-directory --silent all
+	@exec shared/scripts/run.sh
+
+# Testing it ---------------------------------------------------------------------------------------------------------
+VENV := build/venv
+export HLCHAT_BUILD := $(BUILD)
+
+.PHONY: test
+test: ## install what is missing, build, run all tests (unit, lint, end-to-end, smoke)
+	@shared/scripts/deps.sh test
+	@+$(MAKE) --no-print-directory --silent all unit-programs $(VENV)/stamp
+	@tests/run.sh lint unit e2e smoke
+
+.PHONY: check
+check: ## the quick part of the tests: unit and lint
+	@shared/scripts/deps.sh check
+	@+$(MAKE) --no-print-directory --silent all unit-programs $(VENV)/stamp
+	@tests/run.sh lint unit
+
+.PHONY: unit unit-programs e2e smoke lint format
+unit: unit-programs ## only the unit tests
+	@tests/run.sh unit
+unit-programs: need-build $(UNIT_TESTS)
+e2e: all $(VENV)/stamp ## only the end-to-end tests (PYTEST="-k history" for some)
+	@tests/run.sh e2e
+smoke: all $(VENV)/stamp ## only the smoke tests
+	@tests/run.sh smoke
+lint: $(VENV)/stamp ## formatting, shell, Python and banned calls
+	@tests/run.sh lint
+format: $(VENV)/stamp ## format the C and Python sources
+	$(VENV)/bin/clang-format -i $$(git ls-files '*.c' '*.h')
+	$(VENV)/bin/ruff format -q tests
+
+$(VENV)/stamp: tests/requirements.txt
+	@echo "installing the Python test tools into $(VENV)"
+	@rm -rf $(VENV) && python3 -m venv $(VENV)
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-virtualenv -r $<
+	@touch $@
+
+# Helpers ------------------------------------------------------------------------------------------------------------
+.PHONY: deps need-build clean help
+deps: ## install all Debian packages that building, running and testing need
+	@shared/scripts/deps.sh run test
+need-build:
+	@shared/scripts/deps.sh --only-check build
+clean: ## remove all that was made (build/)
+	rm -rf build
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile

@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Installs the Debian packages that a purpose needs: deps.sh [--only-check] build|run|check|test ...
+# Says what it installs; uses sudo when not root. --only-check installs nothing and fails with one line instead.
+set -euo pipefail
+
+build=(gcc make pkgconf libc6-dev libwebsockets-dev libuv1-dev libjson-c-dev libfcgi-dev uthash-dev)
+run=(haproxy curl)
+check=(libcmocka-dev shellcheck git python3 python3-venv)
+tests=(chromium chromium-driver)
+
+fail() {
+    echo "deps: $*" >&2
+    exit 1
+}
+
+only_check=
+if [ "${1-}" = --only-check ]; then
+    only_check=1
+    shift
+fi
+wanted=()
+for purpose in "$@"; do
+    case $purpose in
+    build) wanted+=("${build[@]}") ;;
+    run) wanted+=("${build[@]}" "${run[@]}") ;;
+    check) wanted+=("${build[@]}" "${check[@]}") ;;
+    test) wanted+=("${build[@]}" "${run[@]}" "${check[@]}" "${tests[@]}") ;;
+    *) fail "unknown purpose '$purpose' (build, run, check, test)" ;;
+    esac
+done
+
+command -v dpkg-query >/dev/null || fail "this is not Debian; install by hand: ${wanted[*]}"
+
+missing=()
+installed=$(dpkg-query -W -f='${db:Status-Status} ${Package}\n' 2>/dev/null | sed -n 's/^installed //p')
+for package in "${wanted[@]}"; do
+    grep -qxF "$package" <<<"$installed" || missing+=("$package")
+done
+[ ${#missing[@]} -gt 0 ] || exit 0
+[ -z "$only_check" ] || fail "missing Debian packages: ${missing[*]} (make deps installs them)"
+
+sudo=()
+if [ "$(id -u)" != 0 ]; then
+    command -v sudo >/dev/null || fail "not root and no sudo; as root: apt-get install ${missing[*]}"
+    sudo=(sudo)
+fi
+echo "installing from Debian: ${missing[*]}"
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+export DEBIAN_FRONTEND=noninteractive
+apt() {
+    "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=120 "$@" >"$log" 2>&1 || {
+        tail -n 15 "$log" >&2
+        fail "apt-get $1 failed (its last lines are above)"
+    }
+}
+apt update
+apt install -y --no-install-recommends "${missing[@]}"
