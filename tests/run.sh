@@ -1,0 +1,178 @@
+#!/bin/bash
+# Runs parts of the tests, one after the other, and closes with one total:
+#
+#     tests/run.sh [lint] [unit] [e2e] [smoke]        (all four when none is named)
+#
+# `make test` and its relatives build first and then call this. A failing part does not keep the
+# next one from running. Exit 1 when a test failed or a part found nothing to run.
+#
+#   HLCHAT_BUILD   the build under test: build (default) or build/sanitize
+#   PYTEST         more arguments for pytest: PYTEST="-k history" (quotes work as in a shell)
+#   PYTEST_WORKERS how many end-to-end tests run at once (default 2)
+set -u -o pipefail
+cd "$(dirname "$0")/.." || exit 1
+
+export HLCHAT_BUILD="${HLCHAT_BUILD:-build}"
+# The Python tools serve every build, so they are not below build/sanitize.
+PATH="$PWD/build/venv/bin:$PATH"
+# A sanitizer's finding ends the program; without these UBSan would only mention it.
+export ASAN_OPTIONS="${ASAN_OPTIONS:-detect_stack_use_after_return=1:quarantine_size_mb=16}"
+export UBSAN_OPTIONS="${UBSAN_OPTIONS:-halt_on_error=1:print_stacktrace=1}"
+
+passed=0 failed=0 skipped=0
+scratch=$(mktemp -d) || exit 1
+trap 'rm -rf "$scratch"' EXIT
+
+count() { # passed failed skipped
+    passed=$((passed + $1)) failed=$((failed + $2)) skipped=$((skipped + $3))
+}
+
+# One command is one test: quiet when it passes, its name and output when it does not.
+one_test() { # name command...
+    local name=$1
+    shift
+    if "$@" >"$scratch/output" 2>&1; then
+        echo "ok $name"
+        count 1 0 0
+    else
+        echo "not ok $name"
+        sed 's/^/    /' "$scratch/output"
+        count 0 1 0
+    fi
+}
+
+# lint ---------------------------------------------------------------------------------------------
+
+# Files git knows (or would, once they are added) that match the patterns.
+sources() {
+    git ls-files --cached --others --exclude-standard -- "$@" | sort -u | while read -r file; do
+        [[ -f $file ]] && echo "$file"
+    done
+}
+
+c_format() {
+    sources '*.c' '*.h' | xargs -d '\n' clang-format --dry-run -Werror
+}
+
+# Scripts are found by their first line, whatever they are called.
+shell_check() {
+    sources . | xargs -d '\n' awk 'FNR == 1 && /^#!.*sh( |$)/ { print FILENAME } { nextfile }' |
+        xargs -d '\n' shellcheck
+}
+
+# Each of these has a form that knows how large its buffer is, or reports what it could not read.
+banned_calls() {
+    ! sources '*.c' '*.h' | xargs -d '\n' grep -nHE \
+        '\<(strcpy|strcat|sprintf|vsprintf|gets|atoi|atol|strtok)[[:space:]]*\('
+}
+
+run_lint() {
+    one_test "lint: C is formatted (make format)" c_format
+    one_test "lint: no banned C calls" banned_calls
+    one_test "lint: shellcheck" shell_check
+    one_test "lint: ruff check" ruff check --quiet tests
+    one_test "lint: Python is formatted (make format)" ruff format --quiet --check tests
+}
+
+# unit ---------------------------------------------------------------------------------------------
+
+unit_program() { # name
+    local name=$1 output=$scratch/output status ok bad skip
+    CMOCKA_MESSAGE_OUTPUT=stdout "$HLCHAT_BUILD/unit/$name" >"$output" 2>&1
+    status=$?
+    # cmocka names failed and skipped tests twice, so these two come from its summary.
+    ok=$(grep -c '^\[ *OK \]' "$output")
+    bad=$(sed -n 's/^\[ *FAILED *\] [^ ]*: \([0-9]*\) test(s), listed.*/\1/p' "$output" |
+        awk '{ n += $1 } END { print n + 0 }')
+    skip=$(sed -n 's/^\[ *SKIPPED *\] [^ ]*: \([0-9]*\) test(s), listed.*/\1/p' "$output" |
+        awk '{ n += $1 } END { print n + 0 }')
+    # Crashed, found by a sanitizer, not built, or without a single test.
+    if ((bad == 0 && (status != 0 || ok + skip == 0))); then
+        echo "exit status $status, $ok tests passed" >>"$output"
+        bad=1
+    fi
+    if ((bad > 0)); then
+        echo "not ok unit: $name"
+        sed 's/^/    /' "$output"
+    else
+        echo "ok unit: $name ($ok tests)"
+        grep -A 100 '^\[ *SKIPPED *\] [^ ]*: ' "$output" | sed 's/^/    /'
+    fi
+    count "$ok" "$bad" "$skip"
+}
+
+run_unit() {
+    local source
+    # By source, so that what an older build left behind is not run.
+    for source in tests/unit/test_*.c; do
+        [[ -f $source ]] && unit_program "$(basename "$source" .c)"
+    done
+}
+
+# e2e ----------------------------------------------------------------------------------------------
+
+run_e2e() {
+    local report=$HLCHAT_BUILD/e2e.xml args=() counts
+    [[ -n ${PYTEST:-} ]] && mapfile -t args < <(xargs -n 1 printf '%s\n' <<<"$PYTEST")
+    rm -f "$report"
+    # A class shares one running stack, so it stays with one worker.
+    pytest tests/e2e -n "${PYTEST_WORKERS:-2}" --dist loadscope --junit-xml "$report" "${args[@]}"
+    counts=$(python3 - "$report" <<'PYTHON'
+import sys
+import xml.etree.ElementTree as xml
+
+try:
+    suites = list(xml.parse(sys.argv[1]).getroot().iter("testsuite"))
+except (OSError, xml.ParseError):
+    suites = None
+if suites is None:
+    print("0 1 0")
+else:
+    total = {k: sum(int(s.get(k)) for s in suites) for k in ("tests", "failures", "errors", "skipped")}
+    failed = total["failures"] + total["errors"]
+    print(total["tests"] - failed - total["skipped"], failed, total["skipped"])
+PYTHON
+    )
+    # shellcheck disable=SC2086 # three numbers
+    count $counts
+}
+
+# smoke --------------------------------------------------------------------------------------------
+
+run_smoke() {
+    local output=$scratch/smoke status ok bad skip
+    tests/smoke/smoke.sh 2>&1 | tee "$output"
+    status=$?
+    skip=$(grep -ciE '^ok .*# skip' "$output")
+    ok=$(($(grep -cE '^ok( |$)' "$output") - skip))
+    bad=$(grep -cE '^not ok( |$)' "$output")
+    if ((status != 0 && bad == 0)); then
+        echo "not ok smoke: exit status $status"
+        bad=1
+    fi
+    count "$ok" "$bad" "$skip"
+}
+
+# --------------------------------------------------------------------------------------------------
+
+(($# > 0)) || set -- lint unit e2e smoke
+for part in "$@"; do
+    case $part in
+    lint | unit | e2e | smoke) ;;
+    *)
+        echo "usage: tests/run.sh [lint] [unit] [e2e] [smoke]" >&2
+        exit 2
+        ;;
+    esac
+done
+for part in "$@"; do
+    echo "== $part"
+    before=$((passed + failed + skipped))
+    "run_$part"
+    if ((passed + failed + skipped == before)); then
+        echo "not ok $part: no test ran"
+        count 0 1 0
+    fi
+done
+echo "$passed passed, $failed failed, $skipped skipped"
+((failed == 0))
