@@ -1,0 +1,475 @@
+"""The whole chat, as users run it, in a temporary folder on free ports.
+
+    class TestSomething:
+        SETTINGS = {"HISTORY_LIMIT": 5, "RATE_MESSAGES": 0}     # optional; see Stack
+
+        def test_one_behaviour(self, stack):                    # fixtures: conftest.py
+            alice = stack.connect("alice")                      # logged in, through HAProxy
+            bob = stack.connect("bob", direct=True)             # straight to the broker
+            raw = stack.connect(raw=True, path="/chat?x=1")     # frames by hand, not logged in
+            alice.send("message", message="hi")
+            assert bob.receive()["message"] == "hi"
+
+        def test_with_its_own(self, start_stack):               # a stack for this test alone
+            stack = start_stack(LOGIN_TIMEOUT_S=1, api=False)
+
+The `stack` fixture is one per class and started once, so tests of a class share the log (the
+history) and should use names of their own. Clients are closed after each test.
+
+- `stack.http("GET", "/api")` asks HAProxy; `stack.broker.http("/readyz")` the broker's LISTEN,
+  `stack.broker.ops("/metrics")` its OPS_LISTEN; all answer a `Response`.
+- `stack.api`, `stack.broker` (= `stack.brokers[0]`), `stack.haproxy` are `Program`s: `stop()`
+  (SIGTERM, and our programs must exit with 0), `kill()`, `start()` again on the same ports, `pid`,
+  `log()`, `rss()`.
+- `until(what, probe)` polls with a deadline: never sleep for luck.
+- At the end every program is stopped like that; one that died by itself, or a sanitizer's report
+  in any log, fails the test. Logs are shown with a failure.
+
+Client helpers are in client.py.
+"""
+
+import http.client
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from client import Client, RawClient
+
+REPO = Path(__file__).resolve().parents[2]
+BUILD = REPO / os.environ.get("HLCHAT_BUILD", "build")
+SANITIZED = BUILD.name == "sanitize"
+
+START_S = 20  # a sanitized program on a busy machine
+STOP_S = 20
+
+SANITIZER_REPORT = re.compile(
+    r"(ERROR|WARNING): \w+Sanitizer|runtime error:|HEAP CORRUPTION|double free"
+)
+
+
+def until(what, probe, timeout=10.0, interval=0.02):
+    """Polls until `probe()` is true and returns that; the deadline is an AssertionError."""
+    deadline = time.monotonic() + timeout
+    while True:
+        value = probe()
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"not within {timeout} s: {what}"
+        time.sleep(interval)
+
+
+# Addresses ----------------------------------------------------------------------------------------
+
+
+class Port:
+    """A free port of 127.0.0.1, ours until it is released.
+
+    Taken below the range from which the kernel picks ports for outgoing connections. Test runs
+    side by side agree by an abstract socket of the same number, which goes away with the process.
+    """
+
+    def __init__(self):
+        while True:
+            self.number = random.randrange(10000, 32000)
+            self._claim = socket.socket(socket.AF_UNIX)
+            try:
+                self._claim.bind(f"\0hlchat-test-port-{self.number}")
+                with socket.socket() as probe:
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    probe.bind(("127.0.0.1", self.number))
+                return
+            except OSError:
+                self._claim.close()
+
+    def release(self):
+        self._claim.close()
+
+
+@dataclass
+class Response:
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+
+    def text(self):
+        return self.body.decode()
+
+
+def open_socket(address, timeout=10.0):
+    """A connected socket to ("127.0.0.1", port) or to a unix socket's path."""
+    if isinstance(address, tuple):
+        return socket.create_connection(address, timeout)
+    sock = socket.socket(socket.AF_UNIX)
+    sock.settimeout(timeout)
+    try:
+        sock.connect(address)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def http_request(address, method, path, headers=None, body=None, timeout=10.0):
+    """One HTTP/1.1 request on a connection of its own."""
+    connection = http.client.HTTPConnection("localhost", timeout=timeout)
+    connection.sock = open_socket(address, timeout)
+    try:
+        connection.request(method, path, body, headers or {})
+        answer = connection.getresponse()
+        return Response(answer.status, answer.headers, answer.read())
+    finally:
+        connection.close()
+
+
+# Programs -----------------------------------------------------------------------------------------
+
+
+class Program:
+    """One process of the stack; it can be started, stopped and started again."""
+
+    def __init__(self, stack, name):
+        self.stack = stack
+        self.name = name
+        self.log_path = stack.folder / f"{name}.log"
+        self.ports = {}
+        self.problems = []  # found while it ran, reported by Stack.close
+        self._process = None
+        self._ever_ready = False
+
+    # what a kind of program defines
+    port_names = ()
+    exit_status = 0  # after SIGTERM
+
+    def command(self):
+        raise NotImplementedError
+
+    def environment(self):
+        raise NotImplementedError
+
+    def is_ready(self):
+        raise NotImplementedError
+
+    def start(self):
+        """Starts it and waits until it serves."""
+        assert not self.running, f"{self.name} is running already"
+        for attempt in range(5):
+            log_start = self.log_path.stat().st_size if self.log_path.exists() else 0
+            self._spawn()
+            try:
+                until(f"{self.name} ready", lambda: self._exited() or self._probe(), START_S)
+            except AssertionError:
+                self.kill()
+                raise AssertionError(f"{self.name} is not ready:\n{self.log()}") from None
+            if self.running:
+                self._ever_ready = True
+                return self
+            status, self._process = self._process.returncode, None
+            taken = re.search(r"(?i)in use", self.log()[log_start:])
+            if not taken or self._ever_ready or attempt == 4:
+                raise AssertionError(f"{self.name} exited with {status}:\n{self.log()}")
+            self._pick_ports()
+        return self
+
+    def _pick_ports(self):
+        for port in self.ports.values():
+            port.release()
+        self.ports = {name: Port() for name in self.port_names}
+
+    def _spawn(self):
+        command = self.command()
+        assert Path(command[0]).exists(), f"{command[0]} is not there: run make"
+        environment = {
+            "PATH": os.environ["PATH"],
+            "TZ": "America/St_Johns",  # timestamps must be UTC whatever the zone
+            **{k: v for k, v in os.environ.items() if k.endswith("SAN_OPTIONS")},
+            **{k: str(v) for k, v in self.environment().items()},
+        }
+        with self.log_path.open("ab") as log:
+            # setpriv: nothing outlives a test run that was killed
+            self._process = subprocess.Popen(
+                ["setpriv", "--pdeathsig", "KILL", *command],
+                env=environment,
+                cwd=self.stack.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+
+    def _exited(self):
+        return self._process.poll() is not None
+
+    def _probe(self):
+        try:
+            return self.is_ready()
+        except (OSError, http.client.HTTPException):
+            return False
+
+    @property
+    def running(self):
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self):
+        return self._process.pid
+
+    def signal(self, number=signal.SIGTERM):
+        self._process.send_signal(number)
+
+    def wait(self, timeout=STOP_S):
+        """Waits for the end and returns the exit status (a signal: negative)."""
+        try:
+            status = self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"{self.name} did not stop in {timeout} s") from None
+        self._process = None
+        return status
+
+    def stop(self, timeout=STOP_S):
+        """SIGTERM; the exit status must be the right one."""
+        self.signal()
+        status = self.wait(timeout)
+        assert status == self.exit_status, f"{self.name}: exit status {status}\n{self.log()}"
+
+    def kill(self):
+        """SIGKILL, as by the kernel."""
+        self._process.kill()
+        self._process.wait()
+        self._process = None
+
+    def log(self):
+        return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
+
+    def rss(self):
+        """Resident memory in bytes."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        return int(re.search(r"VmRSS:\s*(\d+) kB", status).group(1)) * 1024
+
+    def _begin_end(self):
+        if self._process is None:
+            return
+        if self._exited():
+            self.problems.append(f"{self.name} died by itself, exit status {self.wait()}")
+        else:
+            self.signal()
+
+    def _finish_end(self):
+        if self._process is not None:
+            try:
+                status = self.wait()
+                if status != self.exit_status:
+                    self.problems.append(f"{self.name}: exit status {status} after SIGTERM")
+            except AssertionError as problem:
+                self.problems.append(str(problem))
+        report = SANITIZER_REPORT.search(self.log())
+        if report:
+            self.problems.append(f"{self.name}: {report.group(0)} in its log")
+        for port in self.ports.values():
+            port.release()
+
+
+class Server(Program):
+    """What listens at LISTEN or FCGI_LISTEN: a port, or a unix socket if the stack says so."""
+
+    def address(self, name="listen"):
+        if name in self.ports:
+            return ("127.0.0.1", self.ports[name].number)
+        return str(self.stack.folder / f"{self.name}.{name}.sock")
+
+    def setting(self, name="listen"):
+        """The address as our settings write it."""
+        address = self.address(name)
+        return f"127.0.0.1:{address[1]}" if isinstance(address, tuple) else f"unix:{address}"
+
+    def haproxy_name(self):
+        """The address as HAProxy writes it."""
+        return self.setting().replace("unix:", "unix@")
+
+
+class Api(Server):
+    @property
+    def port_names(self):
+        return () if self.stack.unix else ("listen",)
+
+    def command(self):
+        return [str(BUILD / "api-fcgi")]
+
+    def environment(self):
+        return {**self.stack.settings, "FCGI_LISTEN": self.setting()}
+
+    def is_ready(self):
+        open_socket(self.address()).close()
+        return True
+
+
+class Broker(Server):
+    @property
+    def port_names(self):
+        return ("ops",) if self.stack.unix else ("listen", "ops")
+
+    def command(self):
+        return [str(BUILD / "ws-broker")]
+
+    def environment(self):
+        return {
+            **self.stack.settings,
+            "LISTEN": self.setting("listen"),
+            "OPS_LISTEN": self.setting("ops"),
+        }
+
+    def is_ready(self):
+        return self.http("/readyz").status == 200
+
+    def http(self, path, method="GET", headers=None):
+        return http_request(self.address(), method, path, headers)
+
+    def ops(self, path, method="GET"):
+        return http_request(self.address("ops"), method, path)
+
+    def metrics(self):
+        """{'name{label="value"}': number} of /metrics."""
+        lines = self.ops("/metrics").text().splitlines()
+        samples = (line.rpartition(" ") for line in lines if line and not line.startswith("#"))
+        return {name: float(value) for name, _, value in samples}
+
+
+class HAProxy(Program):
+    port_names = ("http", "ops")
+    exit_status = -signal.SIGTERM  # without its master process it leaves by the signal
+
+    def address(self):
+        return ("127.0.0.1", self.ports["http"].number)
+
+    def command(self):
+        path = os.environ["PATH"] + ":/usr/sbin:/sbin"
+        program = shutil.which("haproxy", path=path)
+        assert program, "haproxy is not installed: run make deps"
+        return [program, "-db", "-f", str(REPO / "haproxy" / "haproxy.cfg")]
+
+    def environment(self):
+        ports = {name: port.number for name, port in self.ports.items()}
+        servers = {f"BROKER_{i}": b.haproxy_name() for i, b in enumerate(self.stack.brokers, 1)}
+        return {
+            "HTTP_BIND": "127.0.0.1",
+            "HTTP_PORT": ports["http"],
+            "HAPROXY_OPS_BIND": f"127.0.0.1:{ports['ops']}",
+            "PAGE_DIR": REPO / "haproxy" / "page",
+            "RUN_DIR": self.stack.folder,
+            "API_1": self.stack.api.haproxy_name(),
+            **servers,
+            **self.stack.settings,
+        }
+
+    def is_ready(self):
+        status = http_request(self.address(), "GET", "/api").status
+        return status == 200 or not self.stack.api.running
+
+
+# The stack ----------------------------------------------------------------------------------------
+
+
+class Stack:
+    """Starts api-fcgi, the brokers and HAProxy; a context manager.
+
+    Keyword arguments in upper case are settings (design: the names of --help) for all programs.
+    api, haproxy: False leaves that one out (its address stays, `stack.api.start()` starts it).
+    brokers: how many. unix: api-fcgi and the brokers listen on unix sockets instead of ports.
+    """
+
+    live = []  # for conftest.py: whose logs to show, whose clients to close
+
+    def __init__(self, *, api=True, haproxy=True, brokers=1, unix=False, **settings):
+        unknown = [name for name in settings if not name.isupper()]
+        assert not unknown, f"not a setting: {unknown}"
+        # Not pytest's tmp_path: that one can be too long for a unix socket.
+        self.folder = Path(tempfile.mkdtemp(prefix="hlchat-test-"))
+        self.settings = settings
+        self.unix = unix
+        self.clients = []
+        self.api = Api(self, "api-fcgi")
+        self.brokers = [Broker(self, f"ws-broker-{i}") for i in range(1, brokers + 1)]
+        self.haproxy = HAProxy(self, "haproxy")
+        self._wanted = {self.api: api, self.haproxy: haproxy}
+        for program in self.programs:
+            program._pick_ports()
+
+    @property
+    def broker(self):
+        return self.brokers[0]
+
+    @property
+    def programs(self):
+        return [self.api, *self.brokers, self.haproxy]
+
+    def __enter__(self):
+        Stack.live.append(self)
+        try:
+            for program in self.programs:
+                if self._wanted.get(program, True):
+                    program.start()
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(self, kind, value, trace):
+        problems = self._end()
+        if problems and kind is None:
+            raise AssertionError("\n".join(problems))
+
+    def _end(self):
+        self.close_clients()
+        for program in self.programs:
+            program._begin_end()
+        for program in self.programs:
+            program._finish_end()
+        problems = [problem for program in self.programs for problem in program.problems]
+        if problems:
+            problems += [f"--- {name}\n{text}" for name, text in self.logs()]
+        Stack.live.remove(self)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        return problems
+
+    def logs(self, lines=100):
+        """(name, the last lines) of every log that is not empty."""
+        for program in self.programs:
+            text = program.log().splitlines()
+            if text:
+                yield program.name, "\n".join(text[-lines:])
+
+    def http(self, method, path, headers=None, body=None):
+        """One request to HAProxy."""
+        return http_request(self.haproxy.address(), method, path, headers, body)
+
+    def connect(self, token=None, *, direct=False, raw=False, rcvbuf=None, **options):
+        """A client on /chat, logged in when a token is given; see client.py for `options`."""
+        address = (self.broker if direct else self.haproxy).address()
+        sock = self._socket(address, rcvbuf)
+        client = (RawClient if raw else Client)(sock, **options)
+        self.clients.append(client)
+        if token is not None:
+            client.login(token)
+        return client
+
+    def _socket(self, address, rcvbuf):
+        if rcvbuf is None:
+            return open_socket(address)
+        # Has to be set before connecting, or the window has been told to the server already.
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)
+        sock.settimeout(10)
+        sock.connect(address)
+        return sock
+
+    def close_clients(self):
+        for client in self.clients:
+            client.close()
+        self.clients.clear()
