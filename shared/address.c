@@ -1,6 +1,7 @@
 #include "shared/address.h"
 
 #include <arpa/inet.h>
+#include <ctype.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -34,6 +35,10 @@ static void map_ipv4(const struct in_addr *ipv4, struct in6_addr *out) {
 static int parse_unix(const char *path, struct address_listen *out) {
     size_t len = strlen(path);
 
+    for (size_t i = 0; i < len; i++) {
+        if (iscntrl((unsigned char)path[i]))
+            return CHAT_EINVAL; /* it is going to be logged */
+    }
     if (path[0] != '/' || path[len - 1] == '/' || len >= sizeof(out->path))
         return CHAT_EINVAL;
     out->is_unix = true;

@@ -4,11 +4,10 @@
  *
  * A value comes from, weakest first: the row's default, the profile (CHAT_ENV), --env-file FILE
  * (repeatable, later wins), the environment, a flag (--history-limit 50 or --history-limit=50).
- * Secrets have no flag but a second name, <NAME>_FILE, whose file's first line is the value. A key
- * in a file that no row has, or a bad value anywhere, refuses the start with one line: where (file
- * and line, environment, flag), key, value (never a secret's) and what is allowed. An env file is
- * `KEY=value` a line: no quotes, no expansion, # at line start; keys of other programs are allowed
- * (checked all the same), so one file can serve all.
+ * A key in a file that no row has, or a bad value anywhere, refuses the start with one line: where
+ * (file and line, environment, flag), key, value and what is allowed. An env file is `KEY=value` a
+ * line: no quotes, no expansion, # at line start; keys of other programs are allowed (checked all
+ * the same), so one file can serve all.
  * An empty value in the environment or a file is the same as none.
  *
  * A new setting is one row in settings.c, one member here.

@@ -1,0 +1,614 @@
+#include "shared/settings.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "shared/log.h"
+#include "shared/status.h"
+#include "shared/version.h"
+
+/* ---- The table -------------------------------------------------------------------------------
+ * To add a setting: a row here, a member in settings.h, and, when its value has to fit another
+ * one, a few lines in check_together(). */
+
+enum row_type {
+    ROW_INT = 0,  /* int: min..max */
+    ROW_CHOICE,   /* int: the index in choices */
+    ROW_NAME,     /* char *: 1..max of [A-Za-z0-9_-] */
+    ROW_LISTEN,   /* struct address_listen */
+    ROW_NETWORKS, /* struct address_networks */
+    ROW_IP,       /* checked, kept nowhere */
+};
+
+struct row {
+    const char *group; /* headline in --help */
+    const char *name;
+    unsigned programs; /* enum settings_program */
+    enum row_type type;
+    size_t offset; /* of the member in struct settings, or NO_MEMBER */
+    const char *usual;
+    int min, max;
+    const char *const *choices; /* in the order of the enum; NULL ends them */
+    const char *help;
+};
+
+#define NO_MEMBER    SIZE_MAX
+#define MEMBER(name) offsetof(struct settings, name)
+
+enum { API = PROGRAM_API, BROKER = PROGRAM_BROKER, HAPROXY = PROGRAM_HAPROXY };
+
+static const char *const profiles[] = {"dev", "cloud_run", "prod", NULL};
+static const char *const stores[] = {"memory", NULL};
+static const char *const identities[] = {"dev", NULL};
+static const char *const levels[] = {"error", "warn", "info", "debug", NULL};
+static const char *const formats[] = {"text", "json", NULL};
+
+/* One line a row, whatever its length: it is read as a table. */
+/* clang-format off */
+static const struct row rows[] = {
+    {"General",  "CHAT_ENV",                 API | BROKER, ROW_CHOICE,   MEMBER(chat_env),                 "dev",                   0,     0, profiles,   "where this runs; only dev allows the dev identity"},
+    {"General",  "LOG_LEVEL",                API | BROKER, ROW_CHOICE,   MEMBER(log_level),                "info",                  0,     0, levels,     "how much is logged, to stderr"},
+    {"General",  "LOG_FORMAT",               API | BROKER, ROW_CHOICE,   MEMBER(log_format),               "text",                  0,     0, formats,    "form of the log lines; json when CHAT_ENV is cloud_run"},
+    {"Network",  "FCGI_LISTEN",              API,          ROW_LISTEN,   MEMBER(fcgi_listen),              "127.0.0.1:9000",        0,     0, NULL,       "where HAProxy reaches it by FastCGI"},
+    {"Network",  "FCGI_THREADS",             API,          ROW_INT,      MEMBER(fcgi_threads),             "8",                     2,   256, NULL,       "requests served at the same time; HAProxy's maxconn + 2 or more"},
+    {"Network",  "LISTEN",                   BROKER,       ROW_LISTEN,   MEMBER(listen),                   "127.0.0.1:9001",        0,     0, NULL,       "where HAProxy reaches it: players, /healthz, /readyz"},
+    {"Network",  "OPS_LISTEN",               BROKER,       ROW_LISTEN,   MEMBER(ops_listen),               "127.0.0.1:9101",        0,     0, NULL,       "for operators: /metrics"},
+    {"Network",  "TRUSTED_PROXIES",          BROKER,       ROW_NETWORKS, MEMBER(trusted_proxies),          "127.0.0.0/8, ::1, unix", 0,    0, NULL,       "whose X-Forwarded-For is believed"},
+    {"Chat",     "STORE",                    BROKER,       ROW_CHOICE,   MEMBER(store),                    "memory",                0,     0, stores,     "what keeps the log of messages"},
+    {"Chat",     "IDENTITY",                 BROKER,       ROW_CHOICE,   MEMBER(identity),                 "dev",                   0,     0, identities, "what a login means; dev: the token is the nickname"},
+    {"Chat",     "CHAT_NAME",                BROKER,       ROW_NAME,     MEMBER(chat_name),                "main",                  1,    64, NULL,       "which chat: brokers of one name share it"},
+    {"Chat",     "HISTORY_LIMIT",            BROKER,       ROW_INT,      MEMBER(history_limit),            "100",                   0,  1000, NULL,       "newest messages a client can ask for"},
+    {"Chat",     "LOG_MAXLEN",               BROKER,       ROW_INT,      MEMBER(log_maxlen),               "10000",               100, 1000000, NULL,     "messages the log keeps"},
+    {"Limits",   "MESSAGE_MAX_BYTES",        BROKER,       ROW_INT,      MEMBER(message_max_bytes),        "2048",                  1, 16384, NULL,       "longest message text"},
+    {"Limits",   "FRAME_MAX_BYTES",          BROKER,       ROW_INT,      MEMBER(frame_max_bytes),          "16384",              1024, 131072, NULL,      "longest request; 6 x MESSAGE_MAX_BYTES + 512 or more"},
+    {"Limits",   "RATE_MESSAGES",            BROKER,       ROW_INT,      MEMBER(rate_messages),            "5",                     0, 100000, NULL,      "messages per second and user; 0: no limit"},
+    {"Limits",   "RATE_BURST",               BROKER,       ROW_INT,      MEMBER(rate_burst),               "20",                    1, 1000000, NULL,     "messages a user may send at once before that"},
+    {"Limits",   "MAX_CLIENTS",              BROKER,       ROW_INT,      MEMBER(max_clients),              "0",                     0, 1000000, NULL,     "connections; 0: what the file limit allows"},
+    {"Limits",   "CONN_PER_ADDRESS",         BROKER,       ROW_INT,      MEMBER(conn_per_address),         "0",                     0, 1000000, NULL,     "connections from one address; 0: no limit"},
+    {"Limits",   "CONNECT_RATE_PER_ADDRESS", BROKER,       ROW_INT,      MEMBER(connect_rate_per_address), "0",                     0, 100000, NULL,      "new ones per second from one address; 0: no limit"},
+    {"Limits",   "LOGIN_ATTEMPTS",           BROKER,       ROW_INT,      MEMBER(login_attempts),           "5",                     1,  1000, NULL,       "failed logins before a connection is closed"},
+    {"Timing",   "LOGIN_TIMEOUT_S",          BROKER,       ROW_INT,      MEMBER(login_timeout_s),          "120",                   1,  3600, NULL,       "seconds without a login before a connection is closed"},
+    {"Timing",   "PING_INTERVAL_S",          BROKER,       ROW_INT,      MEMBER(ping_interval_s),          "25",                    1,  3600, NULL,       "seconds between pings; two missed pongs close"},
+    {"Timing",   "FLUSH_INTERVAL_MS",        BROKER,       ROW_INT,      MEMBER(flush_interval_ms),        "0",                     0,  1000, NULL,       "milliseconds messages are collected; 0: sent at once"},
+    /* HAProxy reads these three from its environment; here so that one env file can hold them. */
+    {"HAProxy",  "HTTP_BIND",                HAPROXY,      ROW_IP,       NO_MEMBER,                        "127.0.0.1",             0,     0, NULL,       "address players connect to"},
+    {"HAProxy",  "HTTP_PORT",                HAPROXY,      ROW_INT,      NO_MEMBER,                        "8080",                  1, 65535, NULL,       "port players connect to"},
+    {"HAProxy",  "PORT",                     HAPROXY,      ROW_INT,      NO_MEMBER,                        "8080",                  1, 65535, NULL,       "the same, as Cloud Run calls it; wins"},
+};
+/* clang-format on */
+
+enum {
+    ROW_COUNT = sizeof(rows) / sizeof(rows[0]),
+    FLAG_MAX = 40,    /* bytes of the longest flag or choice, with the NUL, and some air */
+    HELP_COLUMN = 36, /* where the text starts in --help */
+};
+
+/** Defaults that depend on CHAT_ENV. */
+static const struct {
+    int profile;
+    const char *name;
+    const char *value;
+} profile_values[] = {
+    {PROFILE_CLOUD_RUN, "LOG_FORMAT", "json"}, /* what Cloud Logging takes apart */
+};
+
+/* ---- Loading ---------------------------------------------------------------------------------
+ */
+
+enum mode { MODE_RUN = 0, MODE_HELP, MODE_VERSION, MODE_CHECK, MODE_PRINT_CONFIG };
+
+struct loader {
+    struct settings *settings;
+    enum settings_program program;
+    FILE *err;
+    enum mode mode;
+    char *text[ROW_COUNT]; /* the value that won, as it was written */
+    bool given[ROW_COUNT]; /* by somebody, so the profile has no say */
+};
+
+static const char *program_name(enum settings_program program) {
+    return program == PROGRAM_API ? "api-fcgi" : "ws-broker";
+}
+
+/** Writes the one line that refuses the start. Always CHAT_EINVAL, to be returned. */
+__attribute__((format(printf, 2, 3))) static int complain(const struct loader *loader,
+                                                          const char *format, ...) {
+    va_list arguments;
+
+    fprintf(loader->err, "%s: ", program_name(loader->program));
+    va_start(arguments, format);
+    vfprintf(loader->err, format, arguments);
+    va_end(arguments);
+    fputc('\n', loader->err);
+    return CHAT_EINVAL;
+}
+
+/** A text from outside, fit for an error line: nothing unprintable, not too long. */
+struct shown {
+    char text[84];
+};
+
+static struct shown show(const char *text) {
+    struct shown shown;
+    size_t len = 0;
+
+    for (; *text && len < sizeof(shown.text) - 4; text++)
+        shown.text[len++] = isprint((unsigned char)*text) ? *text : '?';
+    strcpy(&shown.text[len], *text ? "..." : "");
+    return shown;
+}
+
+static int parse_int(const struct row *row, const char *text, int *out) {
+    char *end;
+
+    errno = 0;
+    long number = strtol(text, &end, 10);
+    if (!isdigit((unsigned char)text[0]) || *end || errno)
+        return CHAT_EINVAL;
+    if (number < row->min || number > row->max)
+        return CHAT_ERANGE;
+    *out = (int)number;
+    return CHAT_OK;
+}
+
+static int parse_choice(const struct row *row, const char *text, int *out) {
+    for (int i = 0; row->choices[i]; i++) {
+        if (strcmp(text, row->choices[i]) == 0) {
+            *out = i;
+            return CHAT_OK;
+        }
+    }
+    return CHAT_EINVAL;
+}
+
+static int parse_name(const struct row *row, const char *text, char **out) {
+    size_t len = strlen(text);
+    size_t good = strspn(text, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-");
+
+    if (good != len || len < (size_t)row->min || len > (size_t)row->max)
+        return CHAT_EINVAL;
+    char *copy = strdup(text);
+    if (!copy)
+        return CHAT_ENOMEM;
+    free(*out);
+    *out = copy;
+    return CHAT_OK;
+}
+
+static int parse_networks(const char *text, struct address_networks *out) {
+    /* An empty value means "not set" everywhere, so an empty list needs a word. */
+    return address_networks_parse(strcmp(text, "none") == 0 ? "" : text, out);
+}
+
+static int parse_ip(const char *text) {
+    struct address_ip ignored;
+
+    return strcmp(text, "*") == 0 ? CHAT_OK : address_ip_parse(text, strlen(text), &ignored);
+}
+
+static int parse_value(const struct row *row, const char *text, struct settings *settings) {
+    int ignored;
+    void *member = row->offset == NO_MEMBER ? (void *)&ignored : (char *)settings + row->offset;
+
+    if (text[0] == '\0')
+        return CHAT_EINVAL;
+    switch (row->type) {
+    case ROW_INT:
+        return parse_int(row, text, member);
+    case ROW_CHOICE:
+        return parse_choice(row, text, member);
+    case ROW_NAME:
+        return parse_name(row, text, member);
+    case ROW_LISTEN:
+        return address_listen_parse(text, member);
+    case ROW_NETWORKS:
+        return parse_networks(text, member);
+    case ROW_IP:
+        return parse_ip(text);
+    }
+    return CHAT_EINVAL;
+}
+
+static void join_choices(const struct row *row, const char *separator, char *out, size_t size) {
+    size_t len = 0;
+
+    for (size_t i = 0; row->choices[i] && len < size; i++)
+        len += (size_t)snprintf(out + len, size - len, "%s%s", i > 0 ? separator : "",
+                                row->choices[i]);
+}
+
+/** What a row takes, in words for an error. */
+static void describe_allowed(const struct row *row, char *out, size_t size) {
+    switch (row->type) {
+    case ROW_INT:
+        snprintf(out, size, "a whole number from %d to %d", row->min, row->max);
+        return;
+    case ROW_CHOICE:
+        join_choices(row, " or ", out, size);
+        return;
+    case ROW_NAME:
+        snprintf(out, size, "%d to %d of A-Z a-z 0-9 _ -", row->min, row->max);
+        return;
+    case ROW_LISTEN:
+        snprintf(out, size, "address:port (numeric, [::1]:9000 for IPv6) or unix:/path");
+        return;
+    case ROW_NETWORKS:
+        snprintf(out, size,
+                 "a list such as 10.0.0.0/8, ::1, unix (at most %d, no host bits) or none",
+                 ADDRESS_NETWORKS_MAX);
+        return;
+    case ROW_IP:
+        snprintf(out, size, "an IPv4 or IPv6 address or *");
+        return;
+    }
+}
+
+/** Takes a value; `origin` says in an error where it was written. */
+static int set_value(struct loader *loader, const struct row *row, const char *text,
+                     const char *origin) {
+    int status = parse_value(row, text, loader->settings);
+    char *copy = status == CHAT_OK ? strdup(text) : NULL;
+
+    if (copy) {
+        free(loader->text[row - rows]);
+        loader->text[row - rows] = copy;
+        loader->given[row - rows] = true;
+        return CHAT_OK;
+    }
+    if (status == CHAT_OK || status == CHAT_ENOMEM)
+        return complain(loader, "%s", chat_status_text(CHAT_ENOMEM));
+    char allowed[128];
+    describe_allowed(row, allowed, sizeof(allowed));
+    return complain(loader, "%s: %s is '%s', but must be %s", origin, row->name, show(text).text,
+                    allowed);
+}
+
+static const struct row *find_row(const char *name) {
+    for (const struct row *row = rows; row < rows + ROW_COUNT; row++) {
+        if (strcmp(row->name, name) == 0)
+            return row;
+    }
+    return NULL;
+}
+
+/** Takes one line, already without its end. */
+static int load_line(struct loader *loader, char *line, size_t len, const char *origin) {
+    if (strlen(line) != len)
+        return complain(loader, "%s: a NUL byte", origin);
+    if (line[0] == '#' || line[strspn(line, " \t")] == '\0')
+        return CHAT_OK;
+    char *equals = strchr(line, '=');
+    if (!equals)
+        return complain(loader, "%s: '%s' is not KEY=value", origin, show(line).text);
+    *equals = '\0';
+    const struct row *row = find_row(line);
+    if (!row)
+        return complain(loader, "%s: there is no setting '%s'", origin, show(line).text);
+    return equals[1] ? set_value(loader, row, equals + 1, origin) : CHAT_OK;
+}
+
+static int load_file(struct loader *loader, const char *path) {
+    char *line = NULL;
+    size_t size = 0;
+    ssize_t len = 0;
+    int status = CHAT_OK;
+
+    FILE *file = fopen(path, "re");
+    for (int number = 1; file && status == CHAT_OK; number++) {
+        char origin[128];
+        errno = 0;
+        len = getline(&line, &size, file);
+        if (len < 0)
+            break;
+        if (len > 0 && line[len - 1] == '\n')
+            line[--len] = '\0';
+        if (len > 0 && line[len - 1] == '\r')
+            line[--len] = '\0';
+        snprintf(origin, sizeof(origin), "%s:%d", show(path).text, number);
+        status = load_line(loader, line, (size_t)len, origin);
+    }
+    /* A directory opens, and fails only when it is read. */
+    if (!file || (len < 0 && !feof(file)))
+        status = complain(loader, "%s: %s", show(path).text, strerror(errno));
+    free(line);
+    if (file)
+        fclose(file);
+    return status;
+}
+
+static int load_environment(struct loader *loader, char **env) {
+    for (const struct row *row = rows; row < rows + ROW_COUNT; row++) {
+        size_t len = strlen(row->name);
+        for (char **entry = env; *entry; entry++) {
+            if (strncmp(*entry, row->name, len) != 0 || (*entry)[len] != '=')
+                continue;
+            const char *value = *entry + len + 1;
+            if (value[0] && set_value(loader, row, value, "environment") != CHAT_OK)
+                return CHAT_EINVAL;
+        }
+    }
+    return CHAT_OK;
+}
+
+static int load_defaults(struct loader *loader) {
+    for (const struct row *row = rows; row < rows + ROW_COUNT; row++) {
+        if (set_value(loader, row, row->usual, "default") != CHAT_OK)
+            return CHAT_EINVAL;
+        loader->given[row - rows] = false;
+    }
+    return CHAT_OK;
+}
+
+static int load_profile(struct loader *loader) {
+    for (size_t i = 0; i < sizeof(profile_values) / sizeof(profile_values[0]); i++) {
+        const struct row *row = find_row(profile_values[i].name);
+        if (profile_values[i].profile == loader->settings->chat_env && !loader->given[row - rows] &&
+            set_value(loader, row, profile_values[i].value, "profile") != CHAT_OK)
+            return CHAT_EINVAL;
+    }
+    return CHAT_OK;
+}
+
+/* ---- The command line ------------------------------------------------------------------------
+ */
+
+/** `--history-limit` for HISTORY_LIMIT. */
+static void flag_of_row(const struct row *row, char out[FLAG_MAX]) {
+    snprintf(out, FLAG_MAX, "--%s", row->name);
+    for (; *out; out++)
+        *out = *out == '_' ? '-' : (char)tolower((unsigned char)*out);
+}
+
+/** One option of the command line, with its value if it takes one. */
+struct option {
+    const char *name;      /* as it stands there, up to '=' */
+    const struct row *row; /* a setting; NULL: one of the words below */
+    enum mode mode;        /* a word that asks for something to be done; MODE_RUN: --env-file */
+    const char *value;
+};
+
+static int find_option(struct loader *loader, const char *name, struct option *out) {
+    static const struct {
+        const char *name;
+        enum mode mode;
+    } words[] = {{"--help", MODE_HELP},
+                 {"--version", MODE_VERSION},
+                 {"--check", MODE_CHECK},
+                 {"--print-config", MODE_PRINT_CONFIG},
+                 {"--env-file", MODE_RUN}};
+    char flag[FLAG_MAX];
+
+    *out = (struct option){.name = name};
+    for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++) {
+        if (strcmp(name, words[i].name) == 0) {
+            out->mode = words[i].mode;
+            return CHAT_OK;
+        }
+    }
+    for (const struct row *row = rows; row < rows + ROW_COUNT; row++) {
+        flag_of_row(row, flag);
+        if (row->programs & loader->program && strcmp(name, flag) == 0) {
+            out->row = row;
+            return CHAT_OK;
+        }
+    }
+    return complain(loader, "there is no option '%s' (see --help)", show(name).text);
+}
+
+/** Calls `on_option` for each option, from left to right, until it fails. */
+static int each_option(struct loader *loader, int argc, char **argv,
+                       int (*on_option)(struct loader *loader, const struct option *option)) {
+    int status = CHAT_OK;
+
+    for (int i = 1; i < argc && status == CHAT_OK; i++) {
+        const char *equals = strchr(argv[i], '=');
+        size_t name_len = equals ? (size_t)(equals - argv[i]) : strlen(argv[i]);
+        char *name = strndup(argv[i], name_len);
+        if (!name)
+            return complain(loader, "%s", chat_status_text(CHAT_ENOMEM));
+
+        struct option option;
+        status = find_option(loader, name, &option);
+        if (status == CHAT_OK) {
+            bool wants_value = option.mode == MODE_RUN; /* --env-file or a setting */
+            option.value = equals ? equals + 1 : NULL;
+            if (wants_value && !option.value && i + 1 < argc)
+                option.value = argv[++i];
+            if (wants_value != !!option.value)
+                status = complain(loader, "%s %s", name,
+                                  wants_value ? "wants a value" : "takes no value");
+            else
+                status = on_option(loader, &option);
+        }
+        free(name);
+    }
+    return status;
+}
+
+static int take_mode(struct loader *loader, const struct option *option) {
+    /* --help and --version are answered whatever else was asked for. */
+    if (option->mode != MODE_RUN && loader->mode != MODE_HELP && loader->mode != MODE_VERSION)
+        loader->mode = option->mode;
+    return CHAT_OK;
+}
+
+static int take_env_file(struct loader *loader, const struct option *option) {
+    if (option->mode != MODE_RUN || option->row)
+        return CHAT_OK;
+    return load_file(loader, option->value);
+}
+
+static int take_flag(struct loader *loader, const struct option *option) {
+    return option->row ? set_value(loader, option->row, option->value, option->name) : CHAT_OK;
+}
+
+/* ---- Rules that join several rows ------------------------------------------------------------
+ */
+
+static int check_together(const struct loader *loader) {
+    const struct settings *settings = loader->settings;
+    const char *profile = profiles[settings->chat_env];
+    int frame_min = 6 * settings->message_max_bytes + 512;
+
+    if (!(loader->program & PROGRAM_BROKER))
+        return CHAT_OK;
+    if (settings->chat_env != PROFILE_DEV && settings->identity == IDENTITY_DEV)
+        return complain(loader, "IDENTITY=dev lets anybody be anybody: CHAT_ENV=%s refuses it",
+                        profile);
+    if (settings->chat_env != PROFILE_DEV && settings->store == STORE_MEMORY)
+        return complain(
+            loader, "STORE=memory forgets the chat at a restart: CHAT_ENV=%s refuses it", profile);
+    if (settings->history_limit > settings->log_maxlen)
+        return complain(loader, "HISTORY_LIMIT is %d, but must not be more than LOG_MAXLEN, %d",
+                        settings->history_limit, settings->log_maxlen);
+    /* A JSON string may hold each byte as \u00XX. */
+    if (settings->frame_max_bytes < frame_min)
+        return complain(
+            loader,
+            "FRAME_MAX_BYTES is %d, but must be at least %d: 6 x MESSAGE_MAX_BYTES (%d) + 512",
+            settings->frame_max_bytes, frame_min, settings->message_max_bytes);
+    return CHAT_OK;
+}
+
+/* ---- What a person asks for ------------------------------------------------------------------
+ */
+
+/** What stands behind a flag in --help. */
+static void describe_value(const struct row *row, char *out, size_t size) {
+    switch (row->type) {
+    case ROW_INT:
+        snprintf(out, size, "%d..%d", row->min, row->max);
+        return;
+    case ROW_CHOICE:
+        join_choices(row, "|", out, size);
+        return;
+    case ROW_NAME:
+        snprintf(out, size, "NAME");
+        return;
+    case ROW_LISTEN:
+    case ROW_IP:
+        snprintf(out, size, "ADDRESS");
+        return;
+    case ROW_NETWORKS:
+        snprintf(out, size, "NETWORKS");
+        return;
+    }
+}
+
+static void print_help(enum settings_program program, FILE *out) {
+    const char *name = program_name(program);
+    const char *group = "";
+
+    fprintf(out, "%s %s, %s\n\n", name, chat_version(),
+            program == PROGRAM_API ? "the HTTP API of hlchat: FastCGI, behind HAProxy"
+                                   : "the chat server of hlchat: WebSocket, behind HAProxy");
+    fprintf(out, "Usage: %s [OPTION]...\n\n", name);
+    fputs("  --env-file FILE  read settings from FILE; may be repeated, the later one wins\n"
+          "  --check          say whether the settings are valid, and exit\n"
+          "  --print-config   print the settings as lines for --env-file, and exit\n"
+          "  --version        print the version, and exit\n"
+          "  --help           print this, and exit\n\n"
+          "A setting is given as a flag (--log-level debug), in the environment (LOG_LEVEL=debug)\n"
+          "or as a line LOG_LEVEL=debug of an env file; the first of these wins.\n"
+          "ADDRESS is 127.0.0.1:9000, [::1]:9000 or unix:/path.\n",
+          out);
+    if (program == PROGRAM_BROKER)
+        fputs(
+            "NETWORKS is a list such as 10.0.0.0/8, ::1, unix (peers of a unix socket), or none.\n",
+            out);
+    for (const struct row *row = rows; row < rows + ROW_COUNT; row++) {
+        char flag[FLAG_MAX], value[FLAG_MAX];
+        if (!(row->programs & program))
+            continue;
+        if (strcmp(group, row->group) != 0)
+            fprintf(out, "\n%s\n", row->group);
+        group = row->group;
+        flag_of_row(row, flag);
+        describe_value(row, value, sizeof(value));
+        fprintf(out, "  %s %-*s  %s [%s]\n", flag, HELP_COLUMN - (int)strlen(flag), value,
+                row->help, row->usual);
+    }
+}
+
+static void print_config(const struct loader *loader, FILE *out) {
+    for (const struct row *row = rows; row < rows + ROW_COUNT; row++) {
+        if (row->programs & loader->program)
+            fprintf(out, "%s=%s\n", row->name, loader->text[row - rows]);
+    }
+}
+
+static enum settings_result do_mode(const struct loader *loader, FILE *out) {
+    switch (loader->mode) {
+    case MODE_RUN:
+        return SETTINGS_RUN;
+    case MODE_HELP:
+        print_help(loader->program, out);
+        break;
+    case MODE_VERSION:
+        fprintf(out, "%s %s\n", program_name(loader->program), chat_version());
+        break;
+    case MODE_CHECK:
+        fprintf(out, "%s: the settings are valid\n", program_name(loader->program));
+        break;
+    case MODE_PRINT_CONFIG:
+        print_config(loader, out);
+        break;
+    }
+    return SETTINGS_DONE;
+}
+
+/** Weakest first. */
+static int load_all(struct loader *loader, int argc, char **argv, char **env) {
+    int status = load_defaults(loader);
+
+    if (status == CHAT_OK)
+        status = each_option(loader, argc, argv, take_env_file);
+    if (status == CHAT_OK)
+        status = load_environment(loader, env);
+    if (status == CHAT_OK)
+        status = each_option(loader, argc, argv, take_flag);
+    if (status == CHAT_OK)
+        status = load_profile(loader);
+    if (status == CHAT_OK)
+        status = check_together(loader);
+    return status;
+}
+
+enum settings_result settings_load(struct settings *settings, enum settings_program program,
+                                   int argc, char **argv, char **env, FILE *out, FILE *err) {
+    struct loader loader = {.settings = settings, .program = program, .err = err};
+    enum settings_result result = SETTINGS_BAD;
+
+    memset(settings, 0, sizeof(*settings));
+    if (each_option(&loader, argc, argv, take_mode) != CHAT_OK)
+        return SETTINGS_BAD;
+    /* Both are answered even where the settings are bad. */
+    if (loader.mode == MODE_HELP || loader.mode == MODE_VERSION)
+        return do_mode(&loader, out);
+    if (load_all(&loader, argc, argv, env) == CHAT_OK)
+        result = do_mode(&loader, out);
+    for (size_t i = 0; i < ROW_COUNT; i++)
+        free(loader.text[i]);
+    return result;
+}
+
+void settings_deinit(struct settings *settings) {
+    for (const struct row *row = rows; row < rows + ROW_COUNT; row++) {
+        if (row->type != ROW_NAME)
+            continue;
+        char **text = (char **)(void *)((char *)settings + row->offset);
+        free(*text);
+        *text = NULL;
+    }
+}
+
+const char *settings_profile_label(int profile) {
+    static const char *const labels[] = {"LOCAL DEV", "DEVELOPMENT", "PRODUCTION"};
+
+    return labels[profile];
+}
