@@ -24,8 +24,8 @@ struct metric {
     const char *help;
     enum metric_type type;
     uint64_t value; /* counter, gauge */
-    /* histogram: ascending upper bounds in `scale` units (0 ends them), counts per bucket (last:
-     * +Inf) and the sum of what was observed */
+    /* histogram: ascending upper bounds in `scale` units (0 ends them), counts per bucket (the one
+     * after the last bound: +Inf) and the sum of what was observed */
     uint64_t bounds[METRIC_BUCKETS_MAX];
     uint64_t counts[METRIC_BUCKETS_MAX + 1];
     uint64_t sum;
