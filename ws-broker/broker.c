@@ -1,0 +1,435 @@
+/*
+ * The way a message travels, by function name. Every arrow is a call, and none goes back up but by a callback that was given.
+ *
+ *   socket ─> ws.c on_lws ─> conn_feed ─> on_text (here)
+ *     ─> dispatch_text ─> rate_take, proto_parse ─> handle_message ─> proto_message_json
+ *     ─> chatlog_append ─────────────────────────────────────────── the log's order is made here
+ *   at the end of the loop turn, on_turn_end (here):
+ *     chatlog_turn ─> on_entry (here) ─> chat_entry ─> history_append
+ *                                                  └─> fanout_append (ring: encoded once)
+ *     fanout_turn_end ─> ws_sink write ─> lws_write ─> each client's socket: one span of all it misses
+ *
+ * A reply goes dispatch_text ─> chat_reply ─> fanout_reply and leaves in the same sequence; a choked client goes on in fanout_writable.
+ */
+#include "ws-broker/broker.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+#include <time.h>
+#include <uv.h>
+
+#include "shared/log.h"
+#include "shared/metrics.h"
+#include "shared/settings.h"
+#include "shared/status.h"
+#include "shared/version.h"
+#include "ws-broker/admission.h"
+#include "ws-broker/chat.h"
+#include "ws-broker/conn.h"
+#include "ws-broker/dispatch.h"
+#include "ws-broker/fanout.h"
+#include "ws-broker/forwarded.h"
+#include "ws-broker/listener.h"
+#include "ws-broker/ws.h"
+
+enum {
+    TICK_MS = 1000,
+    FILES_MAX = 1 << 20,    /* tables are sized by the file limit; far above it the library falls back to a small default */
+    FILES_RESERVED = 64,    /* for listeners, logs, health checks and the operators' port */
+    FRAME_RATE_FACTOR = 4,  /* a connection may send so many times as many frames as its user messages */
+    STOP_DEADLINE_MS = 3000,
+    STOP_CHECK_MS = 20,
+};
+
+struct broker {
+    const struct settings *settings;
+    uv_loop_t loop;
+    uv_check_t turn_end;   /* after the I/O of each loop turn */
+    uv_idle_t awake;       /* runs while the loop must not sleep */
+    uv_timer_t flush_due;  /* FLUSH_INTERVAL_MS */
+    uv_timer_t tick, stop_timer;
+    uv_signal_t sigterm, sigint;
+    struct listener listeners[2]; /* by enum ws_side */
+    struct ws *ws;
+    struct admission admission;
+    struct chat chat;
+    struct metrics metrics;
+    uint64_t turn_ended_ns, idle_ns; /* for the loop's lag */
+    uint64_t stop_by_ms;
+    bool stopping;
+};
+
+static struct metric build_info = {.name = "hlchat_build_info",
+                                   .help = "The version that runs",
+                                   .type = METRIC_GAUGE,
+                                   .value = 1};
+static struct metric connections = {
+    .name = "hlchat_connections", .help = "Open WebSockets", .type = METRIC_GAUGE};
+static struct metric connections_total = {.name = "hlchat_connections_total",
+                                          .help = "WebSockets opened"};
+static struct metric refused_connections[] = {
+    [ADMISSION_FULL] = {.name = "hlchat_connections_refused_total",
+                        .help = "WebSockets refused",
+                        .labels = "reason=\"full\""},
+    [ADMISSION_ADDRESS] = {.name = "hlchat_connections_refused_total",
+                           .help = "WebSockets refused",
+                           .labels = "reason=\"address_connections\""},
+    [ADMISSION_RATE] = {.name = "hlchat_connections_refused_total",
+                        .help = "WebSockets refused",
+                        .labels = "reason=\"address_rate\""},
+};
+static struct metric users_here = {.name = "hlchat_users_online",
+                                   .help = "Distinct users logged in to this broker",
+                                   .type = METRIC_GAUGE};
+static struct metric received_bytes = {.name = "hlchat_received_bytes_total",
+                                       .help = "Bytes of text frames received"};
+static struct metric loop_lag = {
+    .name = "hlchat_loop_lag_seconds",
+    .help = "Time that one turn of the event loop took: how long anything else had to wait",
+    .type = METRIC_HISTOGRAM,
+    .bounds = {100, 250, 500, 1000, 2500, 5000, 10000, 25000, 50000, 100000, 250000, 1000000},
+    .scale = 1e-6};
+
+static void register_metrics(struct metrics *metrics) {
+    static char version[40];
+    snprintf(version, sizeof(version), "version=\"%s\"", chat_version());
+    build_info.labels = version;
+    metrics_register(metrics, &build_info);
+    metrics_register(metrics, &connections);
+    metrics_register(metrics, &connections_total);
+    for (int why = ADMISSION_FULL; why <= ADMISSION_RATE; why++)
+        metrics_register(metrics, &refused_connections[why]);
+    handle_login_register_metrics(metrics);
+    metrics_register(metrics, &users_here);
+    chat_register_metrics(metrics);
+    metrics_register(metrics, &received_bytes);
+    fanout_register_metrics(metrics);
+    metrics_register(metrics, &loop_lag);
+}
+
+/* ---- what comes up from the connections ----------------------------------------------------------------------- */
+
+static struct chat *chat_now(struct broker *broker) {
+    broker->chat.time = (struct chat_time){(int64_t)uv_now(&broker->loop), (int64_t)time(NULL)};
+    return &broker->chat;
+}
+
+static bool on_request(void *user, const struct ws_request *request, struct address_ip *client,
+                       struct endpoint_answer *answer) {
+    struct broker *broker = user;
+    if (!request->is_get) {
+        *answer = endpoint_wrong_method();
+    } else if (request->side == WS_OPS) {
+        users_here.value = users_online(&broker->chat.users);
+        *answer = endpoint_get_ops(request->path, &broker->metrics);
+    } else if (!request->is_upgrade) {
+        struct endpoint_state state = {.draining = broker->stopping,
+                                       .ready = chatlog_is_ready(broker->chat.log)};
+        *answer = endpoint_get(request->path, &state);
+    } else if (!endpoint_is_chat(request->path)) {
+        *answer = endpoint_not_found();
+    } else {
+        *client = forwarded_client(&request->peer, request->forwarded_for,
+                                   &broker->settings->trusted_proxies);
+        enum admission_result result =
+            admission_ask(&broker->admission, client, (int64_t)uv_now(&broker->loop));
+        if (result == ADMISSION_OK)
+            return true;
+        refused_connections[result].value++;
+        *answer = endpoint_refused(result);
+    }
+    return false;
+}
+
+static void on_open(void *user, struct conn *conn) {
+    struct broker *broker = user;
+    char address[ADDRESS_TEXT_MAX];
+    if (log_enabled(LOG_LEVEL_DEBUG)) {
+        address_ip_text(&conn->address, address);
+        log_debug("broker", "client_open", log_int("conn", (int64_t)conn->id),
+                  log_str("address", address));
+    }
+    admission_enter(&broker->admission, &conn->address);
+    connections.value++;
+    connections_total.value++;
+    conn->next_ping_ms =
+        (int64_t)uv_now(&broker->loop) + (int64_t)broker->settings->ping_interval_s * 1000;
+    chat_open(chat_now(broker), conn);
+    if (broker->stopping)
+        ws_close(broker->ws, conn, CLOSE_RESTART);
+}
+
+static void on_text(void *user, struct conn *conn, const char *text, size_t len) {
+    received_bytes.value += len;
+    dispatch_text(chat_now(user), conn, text, len);
+}
+
+static void on_gone(void *user, struct conn *conn, int code) {
+    struct broker *broker = user;
+    log_debug("broker", "client_gone", log_int("conn", (int64_t)conn->id), log_int("code", code));
+    connections.value--;
+    admission_leave(&broker->admission, &conn->address);
+    chat_gone(chat_now(broker), conn);
+}
+
+static const struct ws_events ws_events = {on_request, on_open, on_text, on_gone};
+
+static void on_players_accept(void *user, int fd) {
+    ws_adopt(((struct broker *)user)->ws, WS_PLAYERS, fd);
+}
+
+static void on_ops_accept(void *user, int fd) {
+    ws_adopt(((struct broker *)user)->ws, WS_OPS, fd);
+}
+
+static void close_conn(void *user, struct conn *conn, int code) {
+    ws_close(((struct broker *)user)->ws, conn, code);
+}
+
+/* ---- what comes up from the log ------------------------------------------------------------------------------- */
+
+static void on_entry(void *user, const char *json, size_t len) {
+    chat_entry(&((struct broker *)user)->chat, json, len);
+}
+
+static void on_appended(void *user, uint64_t conn_id, int status) {
+    chat_appended(chat_now(user), conn_id, status);
+}
+
+static void keep_awake(uv_idle_t *idle) {
+    (void)idle; /* an idle handle that runs is what keeps the loop from sleeping */
+}
+
+static void on_pending(void *user) {
+    uv_idle_start(&((struct broker *)user)->awake, keep_awake);
+}
+
+static const struct chatlog_events chatlog_events = {on_entry, on_appended, on_pending};
+
+/* ---- the loop ------------------------------------------------------------------------------------------------- */
+
+static void observe_lag(struct broker *broker) {
+    uint64_t now = uv_hrtime(), idle = uv_metrics_idle_time(&broker->loop);
+    uint64_t turn = now - broker->turn_ended_ns, slept = idle - broker->idle_ns;
+    metric_observe(&loop_lag, turn > slept ? (turn - slept) / 1000 : 0);
+    broker->turn_ended_ns = now;
+    broker->idle_ns = idle;
+}
+
+static void on_turn_end(uv_check_t *check);
+
+static void on_flush_due(uv_timer_t *timer) {
+    (void)timer; /* it has woken the loop: on_turn_end does the rest */
+}
+
+static void on_turn_end(uv_check_t *check) {
+    struct broker *broker = check->data;
+    bool more = chatlog_turn(broker->chat.log, fanout_room(broker->chat.fanout));
+    int64_t due_ms = fanout_turn_end(broker->chat.fanout, (int64_t)uv_now(&broker->loop));
+    if (more || due_ms == FANOUT_AGAIN)
+        uv_idle_start(&broker->awake, keep_awake);
+    else
+        uv_idle_stop(&broker->awake);
+    if (due_ms > 0)
+        uv_timer_start(&broker->flush_due, on_flush_due, (uint64_t)due_ms, 0);
+    observe_lag(broker);
+}
+
+static void on_login_timeout(void *user, struct conn *conn) {
+    ws_close(((struct broker *)user)->ws, conn, CLOSE_LOGIN_TIMEOUT);
+}
+
+static void on_ping(void *user, struct conn *conn) {
+    (void)user;
+    ws_ping(conn);
+}
+
+static void on_silent(void *user, struct conn *conn) {
+    log_debug("broker", "client_silent", log_int("conn", (int64_t)conn->id));
+    ws_close(((struct broker *)user)->ws, conn, CLOSE_SLOW);
+}
+
+static void on_tick(uv_timer_t *timer) {
+    static const struct conns_overdue overdue = {on_login_timeout, on_ping, on_silent};
+    struct broker *broker = timer->data;
+    int64_t now_ms = (int64_t)uv_now(&broker->loop);
+    conns_tick(&broker->chat.conns, now_ms, (int64_t)broker->settings->ping_interval_s * 1000,
+               &overdue, broker);
+    users_tick(&broker->chat.users, &broker->chat.message_rate, now_ms);
+    admission_tick(&broker->admission, now_ms);
+}
+
+/* ---- the end -------------------------------------------------------------------------------------------------- */
+
+static void close_handle(void *handle) {
+    uv_close(handle, NULL);
+}
+
+static void on_stop_timer(uv_timer_t *timer) {
+    struct broker *broker = timer->data;
+    size_t left = conns_count(&broker->chat.conns);
+    if (left > 0 && uv_now(&broker->loop) < broker->stop_by_ms)
+        return;
+    log_info("broker", "stopped", log_int("clients_cut", (int64_t)left));
+    ws_stop(broker->ws);
+    close_handle(&broker->turn_end);
+    close_handle(&broker->awake);
+    close_handle(&broker->flush_due);
+    close_handle(&broker->tick);
+    close_handle(&broker->stop_timer);
+    close_handle(&broker->sigterm);
+    close_handle(&broker->sigint);
+}
+
+static void say_restart(void *user, struct conn *conn) {
+    ws_close(((struct broker *)user)->ws, conn, CLOSE_RESTART);
+}
+
+static void on_signal(uv_signal_t *signal, int signum) {
+    struct broker *broker = signal->data;
+    if (broker->stopping)
+        return;
+    broker->stopping = true;
+    log_info("broker", "stopping", log_int("signal", signum),
+             log_int("clients", (int64_t)conns_count(&broker->chat.conns)));
+    listener_stop(&broker->listeners[WS_PLAYERS]);
+    listener_stop(&broker->listeners[WS_OPS]);
+    /* What was accepted into the log goes out before anybody is told to go. */
+    while (chatlog_turn(broker->chat.log, fanout_room(broker->chat.fanout)))
+        fanout_flush(broker->chat.fanout, (int64_t)uv_now(&broker->loop));
+    fanout_flush(broker->chat.fanout, (int64_t)uv_now(&broker->loop));
+    conns_each(&broker->chat.conns, say_restart, broker);
+    broker->stop_by_ms = uv_now(&broker->loop) + STOP_DEADLINE_MS;
+    uv_timer_start(&broker->stop_timer, on_stop_timer, 0, STOP_CHECK_MS);
+}
+
+/* ---- the beginning -------------------------------------------------------------------------------------------- */
+
+/* Takes all the descriptors that the system lets us have; returns how many that is. */
+static size_t raise_file_limit(void) {
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+        return 1024;
+    rlim_t wanted = limit.rlim_max < FILES_MAX ? limit.rlim_max : FILES_MAX;
+    rlim_t before = limit.rlim_cur;
+    limit.rlim_cur = wanted;
+    if (setrlimit(RLIMIT_NOFILE, &limit) < 0)
+        wanted = before;
+    return (size_t)wanted;
+}
+
+static void set_limits(struct broker *broker) {
+    const struct settings *settings = broker->settings;
+    size_t files = raise_file_limit();
+    size_t most = files > 2 * FILES_RESERVED ? files - FILES_RESERVED : files / 2;
+    size_t wanted = (size_t)settings->max_clients;
+    if (wanted > most)
+        log_warn("broker", "max_clients_above_file_limit", log_int("max_clients", (int64_t)wanted),
+                 log_int("used", (int64_t)most));
+    broker->admission.max_clients = wanted > 0 && wanted < most ? wanted : most;
+    broker->admission.max_per_address = settings->conn_per_address;
+    broker->admission.connect_rate = (struct rate_limit){settings->connect_rate_per_address,
+                                                         2 * settings->connect_rate_per_address};
+    broker->chat.message_rate = (struct rate_limit){settings->rate_messages, settings->rate_burst};
+    broker->chat.frame_rate = (struct rate_limit){FRAME_RATE_FACTOR * settings->rate_messages,
+                                                  FRAME_RATE_FACTOR * settings->rate_burst};
+    broker->chat.login_timeout_ms = (int64_t)settings->login_timeout_s * 1000;
+    broker->chat.login_attempts = settings->login_attempts;
+}
+
+static int make_parts(struct broker *broker) {
+    const struct settings *settings = broker->settings;
+    struct chat *chat = &broker->chat;
+    chat->proto = proto_new((size_t)settings->message_max_bytes);
+    chat->fanout = fanout_new(FANOUT_RING_BYTES, settings->flush_interval_ms, &ws_sink);
+    chat->history = history_new((size_t)settings->history_limit);
+    chat->log = chatlog_memory_new(&chatlog_events, broker);
+    if (!chat->proto || !chat->fanout || !chat->history || !chat->log) {
+        log_error("broker", "no_memory", log_errno());
+        return CHAT_ENOMEM;
+    }
+    chat->identity = identity_dev_check;
+    chat->close = close_conn;
+    chat->user = broker;
+    return CHAT_OK;
+}
+
+static int start_listening(struct broker *broker) {
+    static const listener_accept_cb on_accept[] = {on_players_accept, on_ops_accept};
+    const struct address_listen *addresses[] = {&broker->settings->listen,
+                                                &broker->settings->ops_listen};
+    char error[LISTEN_ERROR_MAX];
+    for (int side = WS_PLAYERS; side <= WS_OPS; side++)
+        if (listener_start(&broker->listeners[side], &broker->loop, addresses[side],
+                           on_accept[side], broker, error) != CHAT_OK) {
+            log_error("broker", "listen_failed", log_str("error", error));
+            return CHAT_ESYS;
+        }
+    return CHAT_OK;
+}
+
+static void start_handles(struct broker *broker) {
+    uv_loop_t *loop = &broker->loop;
+    uv_check_init(loop, &broker->turn_end);
+    uv_idle_init(loop, &broker->awake);
+    uv_timer_init(loop, &broker->flush_due);
+    uv_timer_init(loop, &broker->tick);
+    uv_timer_init(loop, &broker->stop_timer);
+    uv_signal_init(loop, &broker->sigterm);
+    uv_signal_init(loop, &broker->sigint);
+    broker->turn_end.data = broker->tick.data = broker->stop_timer.data = broker;
+    broker->sigterm.data = broker->sigint.data = broker;
+    uv_check_start(&broker->turn_end, on_turn_end);
+    uv_timer_start(&broker->tick, on_tick, TICK_MS, TICK_MS);
+    uv_signal_start(&broker->sigterm, on_signal, SIGTERM);
+    uv_signal_start(&broker->sigint, on_signal, SIGINT);
+}
+
+struct broker *broker_new(const struct settings *settings) {
+    struct broker *broker = calloc(1, sizeof(*broker));
+    if (!broker || uv_loop_init(&broker->loop) != 0) {
+        log_error("broker", "no_loop");
+        free(broker);
+        return NULL;
+    }
+    uv_loop_configure(&broker->loop, UV_METRICS_IDLE_TIME);
+    broker->settings = settings;
+    set_limits(broker);
+    register_metrics(&broker->metrics);
+    /* When one of these fails the process is about to exit: nothing was served yet that would need an orderly end. */
+    if (make_parts(broker) != CHAT_OK)
+        return NULL;
+    broker->ws =
+        ws_new(&broker->loop, (size_t)settings->frame_max_bytes, &ws_events, broker);
+    if (!broker->ws)
+        return NULL;
+    ws_set_fanout(broker->ws, broker->chat.fanout);
+    if (start_listening(broker) != CHAT_OK)
+        return NULL;
+    start_handles(broker);
+    return broker;
+}
+
+int broker_run(struct broker *broker) {
+    log_info("broker", "ready", log_int("max_clients", (int64_t)broker->admission.max_clients));
+    broker->turn_ended_ns = uv_hrtime();
+    uv_run(&broker->loop, UV_RUN_DEFAULT);
+    ws_free(broker->ws);
+    uv_run(&broker->loop, UV_RUN_DEFAULT); /* the library's last handles close here */
+    int left = uv_loop_close(&broker->loop);
+    if (left != 0)
+        log_error("broker", "handles_left", log_str("error", uv_strerror(left)));
+    return left == 0 ? 0 : 1;
+}
+
+void broker_free(struct broker *broker) {
+    struct chat *chat = &broker->chat;
+    chatlog_free(chat->log);
+    history_free(chat->history);
+    fanout_free(chat->fanout);
+    proto_free(chat->proto);
+    users_clear(&chat->users);
+    admission_clear(&broker->admission);
+    free(broker);
+}

@@ -1,0 +1,80 @@
+#include "ws-broker/chat.h"
+
+#include <stdio.h>
+
+#include "shared/log.h"
+#include "shared/status.h"
+#include "ws-broker/conn.h"
+#include "ws-broker/fanout.h"
+
+static struct metric messages = {.name = "hlchat_messages_total",
+                                 .help = "Messages of the chat that this broker has followed"};
+static struct metric refusals[REFUSED_COUNT];
+
+void chat_register_metrics(struct metrics *metrics) {
+    static char labels[REFUSED_COUNT][40];
+    metrics_register(metrics, &messages);
+    for (int i = REFUSED_NOT + 1; i < REFUSED_COUNT; i++) {
+        snprintf(labels[i], sizeof(labels[i]), "reason=\"%s\"",
+                 proto_refusal_name((enum proto_refusal)i));
+        refusals[i] = (struct metric){.name = "hlchat_refusals_total",
+                                      .help = "Requests answered by an error",
+                                      .labels = labels[i]};
+        metrics_register(metrics, &refusals[i]);
+    }
+}
+
+void chat_open(struct chat *chat, struct conn *conn) {
+    conn->login_deadline_ms = chat->time.now_ms + chat->login_timeout_ms;
+    conns_add(&chat->conns, conn);
+}
+
+void chat_gone(struct chat *chat, struct conn *conn) {
+    fanout_drop(chat->fanout, &conn->out);
+    conns_remove(&chat->conns, conn);
+    if (conn->user)
+        users_leave(&chat->users, conn->user, &chat->message_rate, chat->time.now_ms);
+    conn->user = NULL;
+}
+
+void chat_reply(struct chat *chat, struct conn *conn, char *buffer, size_t len) {
+    if (!buffer) {
+        log_error("chat", "no_memory", log_int("conn", (int64_t)conn->id));
+        chat->close(chat->user, conn, CLOSE_INTERNAL);
+        return;
+    }
+    fanout_reply(chat->fanout, &conn->out, buffer, len);
+}
+
+void chat_refuse(struct chat *chat, struct conn *conn, enum proto_refusal refusal,
+                 const char *text) {
+    refusals[refusal].value++;
+    log_debug("chat", "refused", log_int("conn", (int64_t)conn->id),
+              log_str("reason", proto_refusal_name(refusal)), log_str("error", text));
+    size_t len = 0;
+    char *reply = proto_error_reply(text, FANOUT_REPLY_HEADROOM, &len);
+    chat_reply(chat, conn, reply, len);
+    /* Old clients send keep-alives of their own making: these are told, and forgiven. */
+    if (refusal == REFUSED_UNKNOWN_ACTION && conn->state == CONN_LOGGED_IN)
+        return;
+    if (++conn->errors_in_row >= PROTO_ERROR_LIMIT)
+        chat->close(chat->user, conn, CLOSE_ERRORS);
+}
+
+void chat_appended(struct chat *chat, uint64_t conn_id, int status) {
+    struct conn *conn = status == CHAT_OK ? NULL : conns_find(&chat->conns, conn_id);
+    if (!conn || conn->state == CONN_CLOSING)
+        return;
+    chat_refuse(chat, conn, REFUSED_UNAVAILABLE,
+                status == CHAT_EUNCERTAIN
+                    ? "not confirmed: the message may still appear, once"
+                    : "the chat is unavailable: the message was not sent, try again");
+}
+
+void chat_entry(struct chat *chat, const char *json, size_t len) {
+    messages.value++;
+    if (history_append(chat->history, json, len) != CHAT_OK)
+        log_error("chat", "history_lost_entry", log_str("error", "no memory"));
+    if (fanout_append(chat->fanout, json, len) != CHAT_OK)
+        log_error("chat", "entry_too_large", log_int("bytes", (int64_t)len));
+}

@@ -1,0 +1,67 @@
+/*
+ * chat.h: the parts of one chat that a request needs, and the two ways in which it answers.
+ *
+ * broker.c makes and wires the parts; dispatch.c and the handlers use them. Loop thread only.
+ */
+#ifndef HLCHAT_CHAT_H
+#define HLCHAT_CHAT_H
+
+#include <stdint.h>
+
+#include "shared/metrics.h"
+#include "ws-broker/chatlog.h"
+#include "ws-broker/conns.h"
+#include "ws-broker/history.h"
+#include "ws-broker/identity.h"
+#include "ws-broker/proto.h"
+#include "ws-broker/rate.h"
+#include "ws-broker/users.h"
+
+struct conn;
+struct fanout;
+
+/** When the event that is being handled came. */
+struct chat_time {
+    int64_t now_ms; /* of a clock that does not go back */
+    int64_t unix_s;
+};
+
+struct chat {
+    struct proto *proto;
+    struct fanout *fanout;
+    struct history *history;
+    struct chatlog *log;
+    identity_check_fn identity;
+    struct users users;
+    struct conns conns;
+
+    struct rate_limit frame_rate;   /* per connection */
+    struct rate_limit message_rate; /* per user */
+    int64_t login_timeout_ms;
+    int login_attempts;
+
+    struct chat_time time; /* of the event that is being handled */
+
+    /** Closes the connection politely: queued replies first. It may not be gone on return, but gets no more texts. */
+    void (*close)(void *user, struct conn *conn, int code);
+    void *user;
+};
+
+void chat_register_metrics(struct metrics *metrics);
+
+/** A client has come: it has LOGIN_TIMEOUT_S to log in. */
+void chat_open(struct chat *chat, struct conn *conn);
+/** A client has gone, whoever closed: nothing of it is kept. */
+void chat_gone(struct chat *chat, struct conn *conn);
+
+/** Sends {"error":text} and counts it: `refusal` in the metrics, and towards PROTO_ERROR_LIMIT, which closes. */
+void chat_refuse(struct chat *chat, struct conn *conn, enum proto_refusal refusal, const char *text);
+/** Sends a reply made behind FANOUT_REPLY_HEADROOM bytes; NULL (no memory) closes the connection: a reply is never left out in silence. */
+void chat_reply(struct chat *chat, struct conn *conn, char *buffer, size_t len);
+
+/** How an append that a client began has ended; see chatlog.h. */
+void chat_appended(struct chat *chat, uint64_t conn_id, int status);
+/** The next entry of the log: into the history and out to everybody. */
+void chat_entry(struct chat *chat, const char *json, size_t len);
+
+#endif

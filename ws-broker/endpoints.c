@@ -1,0 +1,73 @@
+#include "ws-broker/endpoints.h"
+
+#include <string.h>
+
+#include "shared/metrics.h"
+
+#define JSON_TYPE "application/json"
+#define TEXT_TYPE "text/plain; charset=utf-8"
+
+static struct endpoint_answer json_error(int status, const char *headers, const char *body) {
+    return (struct endpoint_answer){
+        .status = status, .type = JSON_TYPE, .headers = headers, .body = body};
+}
+
+static struct endpoint_answer text(int status, const char *body) {
+    return (struct endpoint_answer){
+        .status = status, .type = TEXT_TYPE, .headers = "", .body = body};
+}
+
+bool endpoint_is_chat(const char *path) {
+    return strcmp(path, "/chat") == 0 || strcmp(path, "/chat/") == 0;
+}
+
+struct endpoint_answer endpoint_not_found(void) {
+    return json_error(404, "", "{\"error\":\"not found\"}");
+}
+
+struct endpoint_answer endpoint_get(const char *path, const struct endpoint_state *state) {
+    if (strcmp(path, "/healthz") == 0)
+        return text(200, "alive\n");
+    if (strcmp(path, "/readyz") == 0)
+        /* 404 is how HAProxy's disable-on-404 is told that existing clients stay. */
+        return state->draining ? text(404, "draining\n")
+               : state->ready  ? text(200, "ready\n")
+                               : text(503, "cannot publish or follow\n");
+    if (endpoint_is_chat(path))
+        return json_error(426, "Upgrade: websocket\r\n",
+                          "{\"error\":\"this is a WebSocket: upgrade required\"}");
+    return endpoint_not_found();
+}
+
+struct endpoint_answer endpoint_get_ops(const char *path, const struct metrics *metrics) {
+    if (strcmp(path, "/metrics") != 0)
+        return endpoint_not_found();
+    size_t len = 0;
+    char *body = metrics_text(metrics, &len);
+    if (!body)
+        return json_error(503, "", "{\"error\":\"out of memory\"}");
+    return (struct endpoint_answer){.status = 200,
+                                    .type = "text/plain; version=0.0.4; charset=utf-8",
+                                    .headers = "",
+                                    .body = body,
+                                    .to_free = body};
+}
+
+struct endpoint_answer endpoint_wrong_method(void) {
+    return json_error(405, "Allow: GET, HEAD\r\n", "{\"error\":\"method not allowed\"}");
+}
+
+struct endpoint_answer endpoint_refused(enum admission_result why) {
+    switch (why) {
+    case ADMISSION_ADDRESS:
+        return json_error(429, "Retry-After: 5\r\n",
+                          "{\"error\":\"too many connections from your address\"}");
+    case ADMISSION_RATE:
+        return json_error(429, "Retry-After: 5\r\n",
+                          "{\"error\":\"your address connects too often\"}");
+    case ADMISSION_OK:
+    case ADMISSION_FULL:
+        break;
+    }
+    return json_error(503, "Retry-After: 5\r\n", "{\"error\":\"the server is full\"}");
+}

@@ -1,0 +1,59 @@
+#include <stdio.h>
+#include <string.h>
+
+#include "shared/log.h"
+#include "shared/status.h"
+#include "ws-broker/chat.h"
+#include "ws-broker/conn.h"
+#include "ws-broker/dispatch.h"
+#include "ws-broker/fanout.h"
+
+static struct metric accepted = {.name = "hlchat_logins_total",
+                                 .help = "Logins by how they ended",
+                                 .labels = "result=\"accepted\""};
+static struct metric refused = {.name = "hlchat_logins_total",
+                                .help = "Logins by how they ended",
+                                .labels = "result=\"refused\""};
+
+void handle_login_register_metrics(struct metrics *metrics) {
+    metrics_register(metrics, &accepted);
+    metrics_register(metrics, &refused);
+}
+
+/* Broadcasts begin here: "connected" is queued behind nothing, and everything appended from now on comes after it. */
+static int enter(struct chat *chat, struct conn *conn, const struct identity_answer *answer) {
+    conn->user = users_enter(&chat->users, answer->user_id, answer->nickname);
+    if (!conn->user || fanout_join(chat->fanout, &conn->out) != CHAT_OK)
+        return CHAT_ENOMEM;
+    conn->state = CONN_LOGGED_IN;
+    return CHAT_OK;
+}
+
+enum proto_refusal handle_login(struct chat *chat, struct conn *conn,
+                                const struct proto_request *request, char error[PROTO_ERROR_MAX]) {
+    struct identity_answer answer;
+    chat->identity(&request->login, &answer);
+    conn->login_deadline_ms = chat->time.now_ms + chat->login_timeout_ms;
+
+    if (answer.status != IDENTITY_ACCEPTED) {
+        refused.value++;
+        snprintf(error, PROTO_ERROR_MAX, "%s", answer.error);
+        return REFUSED_LOGIN;
+    }
+    if (conn->state == CONN_LOGGED_IN) {
+        if (strcmp(conn->user->id, answer.user_id) != 0) {
+            snprintf(error, PROTO_ERROR_MAX, "already logged in as another user");
+            return REFUSED_LOGIN;
+        }
+    } else if (enter(chat, conn, &answer) != CHAT_OK) {
+        snprintf(error, PROTO_ERROR_MAX, "the chat is unavailable: try again");
+        return REFUSED_UNAVAILABLE;
+    }
+    accepted.value++;
+    log_debug("login", "accepted", log_int("conn", (int64_t)conn->id),
+              log_str("user", answer.user_id));
+    size_t len = 0;
+    char *reply = proto_info_reply("connected", FANOUT_REPLY_HEADROOM, &len);
+    chat_reply(chat, conn, reply, len);
+    return REFUSED_NOT;
+}

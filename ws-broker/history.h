@@ -1,0 +1,31 @@
+/*
+ * history.h: the newest messages of the chat as their JSON texts, for history requests.
+ *
+ * Holds copies; pure memory, no I/O. Loop thread only.
+ */
+#ifndef HLCHAT_HISTORY_H
+#define HLCHAT_HISTORY_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct history;
+
+/** Keeps the newest `limit` messages (0 = none). NULL: no memory. */
+struct history *history_new(size_t limit);
+void history_free(struct history *history);
+
+/** Adds the newest message (a JSON object's text, copied); the oldest goes. 0 or CHAT_ENOMEM. */
+int history_append(struct history *history, const char *json, size_t len);
+
+/** How many messages are held. */
+size_t history_count(const struct history *history);
+
+/**
+ * The reply {"history":[...]}, newest first, with at most `limit` messages after skipping the `offset` newest. It is malloc'ed with
+ * `headroom` unused bytes before it; `*len` is the text's length without them. NULL: no memory.
+ */
+char *history_reply(const struct history *history, uint64_t limit, uint64_t offset, size_t headroom,
+                    size_t *len);
+
+#endif

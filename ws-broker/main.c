@@ -1,0 +1,30 @@
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "shared/log.h"
+#include "shared/settings.h"
+#include "shared/version.h"
+#include "ws-broker/broker.h"
+
+int main(int argc, char **argv) {
+    struct settings settings;
+    enum settings_result loaded =
+        settings_load(&settings, PROGRAM_BROKER, argc, argv, environ, stdout, stderr);
+    if (loaded != SETTINGS_RUN) {
+        settings_deinit(&settings);
+        return loaded == SETTINGS_DONE ? EXIT_SUCCESS : 2;
+    }
+    log_init((enum log_level)settings.log_level, (enum log_format)settings.log_format);
+    log_info("broker", "start", log_str("version", chat_version()),
+             log_str("chat", settings.chat_name));
+    signal(SIGPIPE, SIG_IGN);
+
+    struct broker *broker = broker_new(&settings);
+    int code = broker ? broker_run(broker) : EXIT_FAILURE;
+    if (broker)
+        broker_free(broker);
+    settings_deinit(&settings);
+    return code;
+}

@@ -1,0 +1,306 @@
+#include "ws-broker/proto.h"
+
+#include <inttypes.h>
+#include <json-c/json.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { DEPTH_MAX = 8, OUTPUT_FLAGS = JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE };
+
+/* Integers beyond this are not the same number in every JSON library. */
+static const int64_t INTEGER_MAX = (int64_t)1 << 53;
+
+struct proto {
+    struct json_tokener *tokener;
+    struct json_object *entry; /* owns the text that proto_message_json() returned last */
+    size_t message_max;
+};
+
+struct proto *proto_new(size_t message_max) {
+    struct proto *proto = calloc(1, sizeof(*proto));
+    if (!proto)
+        return NULL;
+    proto->message_max = message_max;
+    /* Without JSON_TOKENER_STRICT: json-c 0.18 then refuses every string that is not ASCII. */
+    proto->tokener = json_tokener_new_ex(DEPTH_MAX);
+    if (!proto->tokener) {
+        free(proto);
+        return NULL;
+    }
+    return proto;
+}
+
+void proto_free(struct proto *proto) {
+    if (!proto)
+        return;
+    json_object_put(proto->entry);
+    json_tokener_free(proto->tokener);
+    free(proto);
+}
+
+const char *proto_refusal_name(enum proto_refusal refusal) {
+    static const char *const names[REFUSED_COUNT] = {
+        "none", "malformed", "unknown_action", "not_logged_in", "login", "rate", "unavailable"};
+    return names[refusal];
+}
+
+/* Says why, and is the refusal at once: return refuse(error, "..."). */
+static enum proto_refusal refuse(char error[PROTO_ERROR_MAX], const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+static enum proto_refusal refuse(char error[PROTO_ERROR_MAX], const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    vsnprintf(error, PROTO_ERROR_MAX, format, args);
+    va_end(args);
+    return REFUSED_MALFORMED;
+}
+
+/* The member of that name; NULL when it is absent or null, which is the same to us. */
+static struct json_object *member(const struct json_object *root, const char *key) {
+    struct json_object *value = NULL;
+    json_object_object_get_ex(root, key, &value);
+    return value;
+}
+
+/* Its text, when the value is a string without NUL of at most `max` bytes; else NULL. */
+static const char *text_of(struct json_object *value, size_t max) {
+    if (!json_object_is_type(value, json_type_string))
+        return NULL;
+    const char *text = json_object_get_string(value);
+    size_t len = (size_t)json_object_get_string_len(value);
+    return len <= max && strlen(text) == len ? text : NULL;
+}
+
+/* Whether the value is a whole number between -INTEGER_MAX and INTEGER_MAX; 10.0 is one. */
+static bool integer_of(struct json_object *value, int64_t *out) {
+    if (json_object_is_type(value, json_type_int)) {
+        *out = json_object_get_int64(value); /* what does not fit is clamped, so still out of range */
+        return *out >= -INTEGER_MAX && *out <= INTEGER_MAX;
+    }
+    if (!json_object_is_type(value, json_type_double))
+        return false;
+    double number = json_object_get_double(value);
+    if (!(fabs(number) <= (double)INTEGER_MAX) || number != trunc(number)) /* NaN too */
+        return false;
+    *out = (int64_t)number;
+    return true;
+}
+
+static enum proto_refusal parse_credential(const struct json_object *root, const char *key,
+                                           size_t max, const char **out,
+                                           char error[PROTO_ERROR_MAX]) {
+    struct json_object *value = member(root, key);
+    *out = NULL;
+    if (!value)
+        return REFUSED_NOT;
+    *out = text_of(value, max);
+    if (!*out)
+        return refuse(error, "%s: a string of 1 to %zu bytes", key, max);
+    if (!**out)
+        *out = NULL; /* an empty string counts as absent */
+    return REFUSED_NOT;
+}
+
+static enum proto_refusal parse_login(struct proto *proto, const struct json_object *root,
+                                      struct proto_request *request, char error[PROTO_ERROR_MAX]) {
+    (void)proto;
+    struct identity_credentials *login = &request->login;
+    enum proto_refusal refusal =
+        parse_credential(root, "token", PROTO_TOKEN_MAX, &login->token, error);
+    if (refusal || login->token) /* the token wins: nothing else is looked at */
+        return refusal;
+    refusal = parse_credential(root, "username", PROTO_CREDENTIAL_MAX, &login->username, error);
+    if (!refusal)
+        refusal = parse_credential(root, "password", PROTO_CREDENTIAL_MAX, &login->password, error);
+    if (!refusal && (!login->username || !login->password))
+        return refuse(error, "login: a token is missing (or username and password)");
+    return refusal;
+}
+
+static enum proto_refusal parse_message(struct proto *proto, const struct json_object *root,
+                                        struct proto_request *request,
+                                        char error[PROTO_ERROR_MAX]) {
+    struct json_object *text = member(root, "message"), *channel = member(root, "channel");
+    request->message.text = text_of(text, proto->message_max);
+    if (!request->message.text || !*request->message.text)
+        return refuse(error, "message: a string of 1 to %zu bytes without U+0000",
+                      proto->message_max);
+    request->message.text_len = (size_t)json_object_get_string_len(text);
+
+    int64_t number;
+    if (integer_of(channel, &number)) {
+        snprintf(request->message.channel_number, sizeof(request->message.channel_number),
+                 "%" PRId64, number);
+        request->message.channel = request->message.channel_number;
+    } else {
+        request->message.channel = text_of(channel, PROTO_CHANNEL_MAX);
+        if (channel && !request->message.channel)
+            return refuse(error, "channel: a string of 1 to %d bytes without U+0000, or an integer",
+                          PROTO_CHANNEL_MAX);
+        if (channel && !*request->message.channel)
+            request->message.channel = NULL;
+    }
+    return REFUSED_NOT;
+}
+
+/* A number from 0 on, of any size: what is too large for us is as good as the largest. */
+static bool count_of(struct json_object *value, uint64_t fallback, uint64_t *out) {
+    *out = fallback;
+    if (!value)
+        return true;
+    if (json_object_is_type(value, json_type_int)) {
+        int64_t number = json_object_get_int64(value);
+        *out = (uint64_t)number;
+        return number >= 0;
+    }
+    if (!json_object_is_type(value, json_type_double))
+        return false;
+    double number = json_object_get_double(value);
+    if (!(number >= 0) || number != trunc(number))
+        return false;
+    *out = number < (double)INTEGER_MAX ? (uint64_t)number : (uint64_t)INTEGER_MAX;
+    return true;
+}
+
+static enum proto_refusal parse_history(struct proto *proto, const struct json_object *root,
+                                        struct proto_request *request,
+                                        char error[PROTO_ERROR_MAX]) {
+    (void)proto;
+    if (!count_of(member(root, "limit"), 10, &request->history.limit))
+        return refuse(error, "limit: an integer from 0");
+    if (!count_of(member(root, "offset"), 0, &request->history.offset))
+        return refuse(error, "offset: an integer from 0");
+    return REFUSED_NOT;
+}
+
+static const struct {
+    const char *action;
+    enum proto_refusal (*parse)(struct proto *, const struct json_object *, struct proto_request *,
+                                char error[PROTO_ERROR_MAX]);
+} verbs[VERB_COUNT] = {
+    [VERB_LOGIN] = {"login", parse_login},
+    [VERB_MESSAGE] = {"message", parse_message},
+    [VERB_HISTORY] = {"history", parse_history},
+};
+
+static enum proto_refusal parse_action(struct proto *proto, const struct json_object *root,
+                                       struct proto_request *request,
+                                       char error[PROTO_ERROR_MAX]) {
+    const char *action = text_of(member(root, "action"), SIZE_MAX);
+    if (!action)
+        return refuse(error, "action: one of login, message, history");
+    for (unsigned i = 0; i < VERB_COUNT; i++)
+        if (strcmp(action, verbs[i].action) == 0) {
+            request->verb = (enum proto_verb)i;
+            return verbs[i].parse(proto, root, request, error);
+        }
+    refuse(error, "unknown action: one of login, message, history");
+    return REFUSED_UNKNOWN_ACTION;
+}
+
+static bool is_blank(const char *text, size_t len) {
+    for (size_t i = 0; i < len; i++)
+        if (!strchr(" \t\r\n", text[i]) || !text[i])
+            return false;
+    return true;
+}
+
+enum proto_refusal proto_parse(struct proto *proto, const char *text, size_t len,
+                               struct proto_request *request, char error[PROTO_ERROR_MAX]) {
+    *request = (struct proto_request){0};
+    json_tokener_reset(proto->tokener);
+    struct json_object *root = json_tokener_parse_ex(proto->tokener, text, (int)len);
+    size_t end = json_tokener_get_parse_end(proto->tokener);
+    enum proto_refusal refusal;
+    if (json_tokener_get_error(proto->tokener) != json_tokener_success ||
+        !is_blank(text + end, len - end))
+        refusal = refuse(error, "not JSON: one object in one text frame is expected");
+    else if (!json_object_is_type(root, json_type_object))
+        refusal = refuse(error, "not a JSON object");
+    else
+        refusal = parse_action(proto, root, request, error);
+    request->_root = root;
+    if (refusal)
+        proto_release(request);
+    return refusal;
+}
+
+void proto_release(struct proto_request *request) {
+    if (request->verb == VERB_LOGIN) {
+        /* The JSON library frees without wiping. The texts are ours until then. */
+        const char *secrets[] = {request->login.token, request->login.password};
+        for (size_t i = 0; i < sizeof(secrets) / sizeof(*secrets); i++)
+            if (secrets[i])
+                explicit_bzero((char *)(uintptr_t)secrets[i], strlen(secrets[i]));
+    }
+    json_object_put(request->_root);
+    request->_root = NULL;
+}
+
+static void add_text(struct json_object *object, const char *key, const char *text, size_t len) {
+    json_object_object_add_ex(object, key, json_object_new_string_len(text, (int)len),
+                              JSON_C_OBJECT_ADD_KEY_IS_NEW | JSON_C_OBJECT_KEY_IS_CONSTANT);
+}
+
+const char *proto_message_json(struct proto *proto, const struct proto_message *message,
+                               size_t *len) {
+    json_object_put(proto->entry);
+    struct json_object *entry = proto->entry = json_object_new_object();
+    if (!entry)
+        return NULL;
+    add_text(entry, "user_id", message->user_id, strlen(message->user_id));
+    json_object_object_add_ex(entry, "timestamp", json_object_new_int64(message->timestamp),
+                              JSON_C_OBJECT_ADD_KEY_IS_NEW | JSON_C_OBJECT_KEY_IS_CONSTANT);
+    add_text(entry, "message", message->text, message->text_len);
+    if (message->channel)
+        add_text(entry, "channel", message->channel, strlen(message->channel));
+    add_text(entry, "nickname", message->nickname, strlen(message->nickname));
+    return json_object_to_json_string_length(entry, OUTPUT_FLAGS, len);
+}
+
+static char *one_member_reply(const char *key, const char *text, size_t headroom, size_t *len) {
+    struct json_object *object = json_object_new_object();
+    if (!object)
+        return NULL;
+    add_text(object, key, text, strlen(text));
+    const char *json = json_object_to_json_string_length(object, OUTPUT_FLAGS, len);
+    char *reply = json ? malloc(headroom + *len) : NULL;
+    if (reply)
+        memcpy(reply + headroom, json, *len);
+    json_object_put(object);
+    return reply;
+}
+
+char *proto_error_reply(const char *text, size_t headroom, size_t *len) {
+    return one_member_reply("error", text, headroom, len);
+}
+
+char *proto_info_reply(const char *text, size_t headroom, size_t *len) {
+    return one_member_reply("info", text, headroom, len);
+}
+
+const char *proto_close_reason(int code) {
+    switch ((enum proto_close)code) {
+    case CLOSE_BINARY:
+        return "binary frames are not accepted";
+    case CLOSE_ERRORS:
+        return "too many errors in a row";
+    case CLOSE_TOO_BIG:
+        return "message too big";
+    case CLOSE_INTERNAL:
+        return "internal error";
+    case CLOSE_RESTART:
+        return "server restarts, reconnect";
+    case CLOSE_SLOW:
+        return "too slow, reconnect";
+    case CLOSE_LOGIN_TIMEOUT:
+        return "no login in time";
+    case CLOSE_LOGIN_ATTEMPTS:
+        return "login attempts used up";
+    }
+    return "";
+}
