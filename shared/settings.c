@@ -139,7 +139,7 @@ static struct shown show(const char *text) {
 
     for (; *text && len < sizeof(shown.text) - 4; text++)
         shown.text[len++] = isprint((unsigned char)*text) ? *text : '?';
-    strcpy(&shown.text[len], *text ? "..." : "");
+    snprintf(&shown.text[len], sizeof(shown.text) - len, "%s", *text ? "..." : "");
     return shown;
 }
 
