@@ -57,7 +57,9 @@ void chat_refuse(struct chat *chat, struct conn *conn, enum proto_refusal refusa
     /* Old clients send keep-alives of their own making: these are told, and forgiven. */
     if (refusal == REFUSED_UNKNOWN_ACTION && conn->state == CONN_LOGGED_IN)
         return;
-    if (++conn->errors_in_row >= PROTO_ERROR_LIMIT)
+    if (conn->login_failures >= chat->login_attempts)
+        chat->close(chat->user, conn, CLOSE_LOGIN_ATTEMPTS);
+    else if (++conn->errors_in_row >= PROTO_ERROR_LIMIT)
         chat->close(chat->user, conn, CLOSE_ERRORS);
 }
 

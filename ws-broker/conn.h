@@ -27,10 +27,9 @@ enum conn_state {
 struct conn {
     uint64_t id;                /* unique in this process, never 0 */
     enum conn_state state;
-    bool login_pending;         /* an identity check is under way */
     uint8_t pings_unanswered;
     uint16_t errors_in_row;
-    uint16_t login_failures;
+    uint16_t login_failures;    /* refused by identity before the first login */
     struct address_ip address;  /* the client's, as told by a trusted proxy */
     struct user *user;          /* set while logged in; counted in users.h */
     struct rate frames;

@@ -37,7 +37,7 @@ void conns_tick(struct conns *conns, int64_t now_ms, int64_t ping_interval_ms,
     DL_FOREACH_SAFE(conns->_list, conn, next) {
         if (conn->state == CONN_CLOSING)
             continue;
-        if (conn->state == CONN_NEW && !conn->login_pending && now_ms >= conn->login_deadline_ms) {
+        if (conn->state == CONN_NEW && now_ms >= conn->login_deadline_ms) {
             overdue->on_login_timeout(user, conn);
             continue;
         }

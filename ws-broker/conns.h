@@ -28,7 +28,7 @@ typedef void (*conns_cb)(void *user, struct conn *conn);
 void conns_each(struct conns *conns, conns_cb callback, void *user);
 
 struct conns_overdue {
-    conns_cb on_login_timeout; /* no login in time, and none is pending */
+    conns_cb on_login_timeout; /* no login in time */
     conns_cb on_ping;          /* a ping is due */
     conns_cb on_silent;        /* two pings were not answered */
 };

@@ -37,6 +37,8 @@ enum proto_refusal handle_login(struct chat *chat, struct conn *conn,
 
     if (answer.status != IDENTITY_ACCEPTED) {
         refused.value++;
+        if (conn->state == CONN_NEW)
+            conn->login_failures++;
         snprintf(error, PROTO_ERROR_MAX, "%s", answer.error);
         return REFUSED_LOGIN;
     }
@@ -50,8 +52,7 @@ enum proto_refusal handle_login(struct chat *chat, struct conn *conn,
         return REFUSED_UNAVAILABLE;
     }
     accepted.value++;
-    log_debug("login", "accepted", log_int("conn", (int64_t)conn->id),
-              log_str("user", answer.user_id));
+    log_debug("login", "accepted", log_int("conn", (int64_t)conn->id));
     size_t len = 0;
     char *reply = proto_info_reply("connected", FANOUT_REPLY_HEADROOM, &len);
     chat_reply(chat, conn, reply, len);
