@@ -10,7 +10,8 @@
 
 #include "shared/status.h"
 
-/* The kernel caps it at net.core.somaxconn: connect storms are ours to absorb, not the peer's to retry. */
+/* The kernel caps it at net.core.somaxconn: connect storms are ours to absorb, not the peer's to
+ * retry. */
 enum { BACKLOG = 4096 };
 
 union socket_address {

@@ -12,8 +12,10 @@
 enum { LISTEN_ERROR_MAX = 192 };
 
 /**
- * A listening socket on `address` (close-on-exec, blocking). TCP: SO_REUSEADDR, and IPv6 takes no IPv4. Unix: mode 0660; a socket file that nobody
- * listens on any more is replaced, one that answers is not. Returns the descriptor, or CHAT_ESYS with a text in `error` that names the address.
+ * A listening socket on `address` (close-on-exec, blocking). TCP: SO_REUSEADDR, and IPv6 takes no
+ * IPv4. Unix: mode 0660; a socket file that nobody listens on any more is replaced, one that
+ * answers is not. Returns the descriptor, or CHAT_ESYS with a text in `error` that names the
+ * address.
  */
 int listen_open(const struct address_listen *address, char error[LISTEN_ERROR_MAX]);
 

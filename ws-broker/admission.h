@@ -1,7 +1,9 @@
 /*
- * admission.h: who may connect: the cap on all clients, and the limits per client address, which are off unless set.
+ * admission.h: who may connect: the cap on all clients, and the limits per client address, which
+ * are off unless set.
  *
- * An address is that of the client, as told by a trusted proxy; an IPv6 /64 counts as one. Pure; loop thread only.
+ * An address is that of the client, as told by a trusted proxy; an IPv6 /64 counts as one. Pure;
+ * loop thread only.
  */
 #ifndef HLCHAT_ADMISSION_H
 #define HLCHAT_ADMISSION_H

@@ -1,5 +1,6 @@
 /*
- * The way a message travels, by function name. Every arrow is a call, and none goes back up but by a callback that was given.
+ * The way a message travels, by function name. Every arrow is a call, and none goes back up but by
+ * a callback that was given.
  *
  *   socket ─> ws.c on_lws ─> conn_feed ─> on_text (here)
  *     ─> dispatch_text ─> rate_take, proto_parse ─> handle_message ─> proto_message_json
@@ -7,9 +8,11 @@
  *   at the end of the loop turn, on_turn_end (here):
  *     chatlog_turn ─> on_entry (here) ─> chat_entry ─> history_append
  *                                                  └─> fanout_append (ring: encoded once)
- *     fanout_turn_end ─> ws_sink write ─> lws_write ─> each client's socket: one span of all it misses
+ *     fanout_turn_end ─> ws_sink write ─> lws_write ─> each client's socket: one span of all it
+ * misses
  *
- * A reply goes dispatch_text ─> chat_reply ─> fanout_reply and leaves in the same sequence; a choked client goes on in fanout_writable.
+ * A reply goes dispatch_text ─> chat_reply ─> fanout_reply and leaves in the same sequence; a
+ * choked client goes on in fanout_writable.
  */
 #include "ws-broker/broker.h"
 
@@ -35,9 +38,11 @@
 
 enum {
     TICK_MS = 1000,
-    FILES_MAX = 1 << 20,    /* tables are sized by the file limit; far above it the library falls back to a small default */
-    FILES_RESERVED = 64,    /* for listeners, logs, health checks and the operators' port */
-    FRAME_RATE_FACTOR = 4,  /* a connection may send so many times as many frames as its user messages */
+    FILES_MAX = 1 << 20, /* tables are sized by the file limit; far above it the library falls back
+                            to a small default */
+    FILES_RESERVED = 64, /* for listeners, logs, health checks and the operators' port */
+    FRAME_RATE_FACTOR =
+        4, /* a connection may send so many times as many frames as its user messages */
     STOP_DEADLINE_MS = 3000,
     STOP_CHECK_MS = 20,
 };
@@ -45,9 +50,9 @@ enum {
 struct broker {
     const struct settings *settings;
     uv_loop_t loop;
-    uv_check_t turn_end;   /* after the I/O of each loop turn */
-    uv_idle_t awake;       /* runs while the loop must not sleep */
-    uv_timer_t flush_due;  /* FLUSH_INTERVAL_MS */
+    uv_check_t turn_end;  /* after the I/O of each loop turn */
+    uv_idle_t awake;      /* runs while the loop must not sleep */
+    uv_timer_t flush_due; /* FLUSH_INTERVAL_MS */
     uv_timer_t tick, stop_timer;
     uv_signal_t sigterm, sigint;
     struct listener listeners[2]; /* by enum ws_side */
@@ -60,10 +65,8 @@ struct broker {
     bool stopping;
 };
 
-static struct metric build_info = {.name = "hlchat_build_info",
-                                   .help = "The version that runs",
-                                   .type = METRIC_GAUGE,
-                                   .value = 1};
+static struct metric build_info = {
+    .name = "hlchat_build_info", .help = "The version that runs", .type = METRIC_GAUGE, .value = 1};
 static struct metric connections = {
     .name = "hlchat_connections", .help = "Open WebSockets", .type = METRIC_GAUGE};
 static struct metric connections_total = {.name = "hlchat_connections_total",
@@ -108,7 +111,8 @@ static void register_metrics(struct metrics *metrics) {
     metrics_register(metrics, &loop_lag);
 }
 
-/* ---- what comes up from the connections ----------------------------------------------------------------------- */
+/* ---- what comes up from the connections
+ * ----------------------------------------------------------------------- */
 
 static struct chat *chat_now(struct broker *broker) {
     broker->chat.time = (struct chat_time){(int64_t)uv_now(&broker->loop), (int64_t)time(NULL)};
@@ -187,7 +191,8 @@ static void close_conn(void *user, struct conn *conn, int code) {
     ws_close(((struct broker *)user)->ws, conn, code);
 }
 
-/* ---- what comes up from the log ------------------------------------------------------------------------------- */
+/* ---- what comes up from the log
+ * ------------------------------------------------------------------------------- */
 
 static void on_entry(void *user, const char *json, size_t len) {
     chat_entry(&((struct broker *)user)->chat, json, len);
@@ -207,7 +212,9 @@ static void on_pending(void *user) {
 
 static const struct chatlog_events chatlog_events = {on_entry, on_appended, on_pending};
 
-/* ---- the loop ------------------------------------------------------------------------------------------------- */
+/* ---- the loop
+ * -------------------------------------------------------------------------------------------------
+ */
 
 static void observe_lag(struct broker *broker) {
     uint64_t now = uv_hrtime(), idle = uv_metrics_idle_time(&broker->loop);
@@ -260,7 +267,9 @@ static void on_tick(uv_timer_t *timer) {
     admission_tick(&broker->admission, now_ms);
 }
 
-/* ---- the end -------------------------------------------------------------------------------------------------- */
+/* ---- the end
+ * --------------------------------------------------------------------------------------------------
+ */
 
 static void close_handle(void *handle) {
     uv_close(handle, NULL);
@@ -304,7 +313,8 @@ static void on_signal(uv_signal_t *signal, int signum) {
     uv_timer_start(&broker->stop_timer, on_stop_timer, 0, STOP_CHECK_MS);
 }
 
-/* ---- the beginning -------------------------------------------------------------------------------------------- */
+/* ---- the beginning
+ * -------------------------------------------------------------------------------------------- */
 
 /* Takes all the descriptors that the system lets us have; returns how many that is. */
 static size_t raise_file_limit(void) {
@@ -397,11 +407,11 @@ struct broker *broker_new(const struct settings *settings) {
     broker->settings = settings;
     set_limits(broker);
     register_metrics(&broker->metrics);
-    /* When one of these fails the process is about to exit: nothing was served yet that would need an orderly end. */
+    /* When one of these fails the process is about to exit: nothing was served yet that would need
+     * an orderly end. */
     if (make_parts(broker) != CHAT_OK)
         return NULL;
-    broker->ws =
-        ws_new(&broker->loop, (size_t)settings->frame_max_bytes, &ws_events, broker);
+    broker->ws = ws_new(&broker->loop, (size_t)settings->frame_max_bytes, &ws_events, broker);
     if (!broker->ws)
         return NULL;
     ws_set_fanout(broker->ws, broker->chat.fanout);

@@ -10,7 +10,8 @@ struct settings;
 /** Makes all parts and starts to listen. `settings` are borrowed. NULL: the reason was logged. */
 struct broker *broker_new(const struct settings *settings);
 
-/** Serves until SIGTERM or SIGINT, then closes everything. Returns the exit code: 0 after a clean stop. */
+/** Serves until SIGTERM or SIGINT, then closes everything. Returns the exit code: 0 after a clean
+ * stop. */
 int broker_run(struct broker *broker);
 
 void broker_free(struct broker *broker);

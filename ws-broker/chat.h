@@ -42,7 +42,8 @@ struct chat {
 
     struct chat_time time; /* of the event that is being handled */
 
-    /** Closes the connection politely: queued replies first. It may not be gone on return, but gets no more texts. */
+    /** Closes the connection politely: queued replies first. It may not be gone on return, but gets
+     * no more texts. */
     void (*close)(void *user, struct conn *conn, int code);
     void *user;
 };
@@ -54,9 +55,12 @@ void chat_open(struct chat *chat, struct conn *conn);
 /** A client has gone, whoever closed: nothing of it is kept. */
 void chat_gone(struct chat *chat, struct conn *conn);
 
-/** Sends {"error":text} and counts it: `refusal` in the metrics, and towards PROTO_ERROR_LIMIT, which closes. */
-void chat_refuse(struct chat *chat, struct conn *conn, enum proto_refusal refusal, const char *text);
-/** Sends a reply made behind FANOUT_REPLY_HEADROOM bytes; NULL (no memory) closes the connection: a reply is never left out in silence. */
+/** Sends {"error":text} and counts it: `refusal` in the metrics, and towards PROTO_ERROR_LIMIT,
+ * which closes. */
+void chat_refuse(struct chat *chat, struct conn *conn, enum proto_refusal refusal,
+                 const char *text);
+/** Sends a reply made behind FANOUT_REPLY_HEADROOM bytes; NULL (no memory) closes the connection: a
+ * reply is never left out in silence. */
 void chat_reply(struct chat *chat, struct conn *conn, char *buffer, size_t len);
 
 /** How an append that a client began has ended; see chatlog.h. */

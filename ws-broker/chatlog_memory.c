@@ -1,6 +1,7 @@
 /*
- * The log in memory: the order of the log is the order of the appends. Entries wait for the end of the loop turn, as they would for a store far away, so that
- * everything above behaves the same with either.
+ * The log in memory: the order of the log is the order of the appends. Entries wait for the end of
+ * the loop turn, as they would for a store far away, so that everything above behaves the same with
+ * either.
  */
 #include <stdlib.h>
 #include <string.h>

@@ -1,8 +1,9 @@
 /*
  * conn.h: what we know of one client's connection, and the assembling of its messages.
  *
- * Embedded in the transport's session (ws.c), which owns its life: conn_init() when the WebSocket is open, conn_deinit() when it is gone. Asynchronous
- * answers find a connection again by id (conns.h), never by pointer. Pure; loop thread only.
+ * Embedded in the transport's session (ws.c), which owns its life: conn_init() when the WebSocket
+ * is open, conn_deinit() when it is gone. Asynchronous answers find a connection again by id
+ * (conns.h), never by pointer. Pure; loop thread only.
  */
 #ifndef HLCHAT_CONN_H
 #define HLCHAT_CONN_H
@@ -25,15 +26,15 @@ enum conn_state {
 };
 
 struct conn {
-    uint64_t id;                /* unique in this process, never 0 */
+    uint64_t id; /* unique in this process, never 0 */
     enum conn_state state;
     uint8_t pings_unanswered;
     uint16_t errors_in_row;
-    uint16_t login_failures;    /* refused by identity before the first login */
-    struct address_ip address;  /* the client's, as told by a trusted proxy */
-    struct user *user;          /* set while logged in; counted in users.h */
+    uint16_t login_failures;   /* refused by identity before the first login */
+    struct address_ip address; /* the client's, as told by a trusted proxy */
+    struct user *user;         /* set while logged in; counted in users.h */
     struct rate frames;
-    int64_t login_deadline_ms;  /* while CONN_NEW */
+    int64_t login_deadline_ms; /* while CONN_NEW */
     int64_t next_ping_ms;
     struct fanout_client out;
 
@@ -50,9 +51,10 @@ void conn_deinit(struct conn *conn);
 typedef void (*conn_text_cb)(void *user, struct conn *conn, const char *text, size_t len);
 
 /**
- * Takes the next bytes of a message; `final` says that they end it, and then `on_text` is called once, before return, with the whole (without
- * a copy when it came in one piece). 0; CHAT_ERANGE when the message is over `max` bytes, CHAT_ENOMEM: what was collected is forgotten and
- * the connection is to be closed.
+ * Takes the next bytes of a message; `final` says that they end it, and then `on_text` is called
+ * once, before return, with the whole (without a copy when it came in one piece). 0; CHAT_ERANGE
+ * when the message is over `max` bytes, CHAT_ENOMEM: what was collected is forgotten and the
+ * connection is to be closed.
  */
 int conn_feed(struct conn *conn, const char *bytes, size_t len, bool final, size_t max,
               conn_text_cb on_text, void *user);

@@ -1,7 +1,9 @@
 /*
- * conns.h: all connections of this broker: found by id, and looked at once a second for what is overdue.
+ * conns.h: all connections of this broker: found by id, and looked at once a second for what is
+ * overdue.
  *
- * Holds pointers only; the transport owns the connections and removes each before it goes. Pure; loop thread only.
+ * Holds pointers only; the transport owns the connections and removes each before it goes. Pure;
+ * loop thread only.
  */
 #ifndef HLCHAT_CONNS_H
 #define HLCHAT_CONNS_H

@@ -1,8 +1,9 @@
 /*
  * dispatch.h: from a whole text to the handler of its verb.
  *
- * One table, verb -> handler and the state it wants. A handler (handle_<verb>.c) does the one thing or says why not; the reply to a refusal, its
- * count and its close are the same for all and happen here. Loop thread only.
+ * One table, verb -> handler and the state it wants. A handler (handle_<verb>.c) does the one thing
+ * or says why not; the reply to a refusal, its count and its close are the same for all and happen
+ * here. Loop thread only.
  */
 #ifndef HLCHAT_DISPATCH_H
 #define HLCHAT_DISPATCH_H

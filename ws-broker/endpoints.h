@@ -1,7 +1,9 @@
 /*
- * endpoints.h: what the broker says over plain HTTP: health, readiness, metrics, and why an upgrade is refused.
+ * endpoints.h: what the broker says over plain HTTP: health, readiness, metrics, and why an upgrade
+ * is refused.
  *
- * Pure: a path and the state of things in, an answer out. Every refusal is JSON of the shape {"error":"<text>"}.
+ * Pure: a path and the state of things in, an answer out. Every refusal is JSON of the shape
+ * {"error":"<text>"}.
  */
 #ifndef HLCHAT_ENDPOINTS_H
 #define HLCHAT_ENDPOINTS_H

@@ -12,7 +12,7 @@
 /* At the front of a reply's buffer. */
 struct fanout_reply {
     struct fanout_reply *next;
-    uint64_t at;         /* ring head when it was made: broadcasts before it go first */
+    uint64_t at;          /* ring head when it was made: broadcasts before it go first */
     const uint8_t *frame; /* header and text, in this same buffer */
     size_t len;
 };
@@ -45,9 +45,11 @@ static struct metric sent_bytes = {.name = "hlchat_sent_bytes_total",
 static struct metric replies = {.name = "hlchat_replies_total",
                                 .help = "Replies (errors, history, login) written to clients"};
 static struct metric slow_clients = {.name = "hlchat_slow_clients_total",
-                                     .help = "Clients that fell behind the ring and lost their place"};
-static struct metric joined = {
-    .name = "hlchat_clients_logged_in", .help = "Clients that receive broadcasts", .type = METRIC_GAUGE};
+                                     .help =
+                                         "Clients that fell behind the ring and lost their place"};
+static struct metric joined = {.name = "hlchat_clients_logged_in",
+                               .help = "Clients that receive broadcasts",
+                               .type = METRIC_GAUGE};
 static struct metric queued_bytes = {.name = "hlchat_queued_reply_bytes",
                                      .help = "Bytes of replies that wait for their client to read",
                                      .type = METRIC_GAUGE};
@@ -282,7 +284,8 @@ static void catch_up(struct fanout *fanout, struct fanout_client *client) {
 void fanout_writable(struct fanout *fanout, struct fanout_client *client) {
     if (!client->_choked || client->_dead)
         return;
-    /* One piece at a time: what the socket refuses of it is copied, and this client has shown that its socket refuses. */
+    /* One piece at a time: what the socket refuses of it is copied, and this client has shown that
+     * its socket refuses. */
     if (fanout->sink->is_choked(client->peer) ||
         write_next(fanout, client, FANOUT_SPAN_CHOKED) == PROGRESS_WROTE)
         fanout->sink->want_writable(client->peer);

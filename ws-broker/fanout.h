@@ -1,19 +1,24 @@
 /*
  * fanout.h: what each client is sent: one sequence of broadcasts and replies, from one shared ring.
  *
- * A broadcast is written once into the ring (ring.h); a joined client is a cursor into it. A reply belongs to one client and takes its place among the
- * broadcasts where it was made: everything broadcast before it goes out before it. Nothing is sent by append or reply: at the end of the loop
- * turn fanout_turn_end() gives each client that is behind one span, or a few, of all that is missing.
+ * A broadcast is written once into the ring (ring.h); a joined client is a cursor into it. A reply
+ * belongs to one client and takes its place among the broadcasts where it was made: everything
+ * broadcast before it goes out before it. Nothing is sent by append or reply: at the end of the
+ * loop turn fanout_turn_end() gives each client that is behind one span, or a few, of all that is
+ * missing.
  *
  *   fanout_append ─> ring ─┐
  *                          ├─> fanout_turn_end ─> write(span) ─> the client's socket
  *   fanout_reply ─> queue ─┘        fanout_writable ─> (a choked client goes on)
  *
- * A client whose socket is full (choked) waits for fanout_writable() and costs the others nothing. One that falls behind the ring's tail has lost its
- * place: it leaves, and on_slow() is told. Replies to a client that does not read are bounded: over FANOUT_REPLY_PAUSE queued bytes we stop
- * reading from it, until it is half empty again; when all clients together have FANOUT_REPLY_TOTAL queued, any queued reply stops the reading.
+ * A client whose socket is full (choked) waits for fanout_writable() and costs the others nothing.
+ * One that falls behind the ring's tail has lost its place: it leaves, and on_slow() is told.
+ * Replies to a client that does not read are bounded: over FANOUT_REPLY_PAUSE queued bytes we stop
+ * reading from it, until it is half empty again; when all clients together have FANOUT_REPLY_TOTAL
+ * queued, any queued reply stops the reading.
  *
- * No I/O: bytes leave through `struct fanout_sink`. Loop thread only. Sink functions must not call back into fanout, except that on_slow may call fanout_drop().
+ * No I/O: bytes leave through `struct fanout_sink`. Loop thread only. Sink functions must not call
+ * back into fanout, except that on_slow may call fanout_drop().
  */
 #ifndef HLCHAT_FANOUT_H
 #define HLCHAT_FANOUT_H
@@ -26,19 +31,21 @@
 #include "ws-broker/frame.h"
 
 enum {
-    FANOUT_RING_BYTES = 4 << 20,    /* about 20,000 messages of 200 bytes */
-    FANOUT_SPAN = 64 << 10,         /* most bytes in one write to a client that keeps up */
-    FANOUT_SPAN_CHOKED = 16 << 10,  /* most bytes in one write to one that was choked: what its socket refuses is copied */
-    FANOUT_REPLY_PAUSE = 64 << 10,  /* queued reply bytes of one client that stop reading from it */
-    FANOUT_REPLY_TOTAL = 64 << 20,  /* of all clients */
-    FANOUT_QUIET_TURNS = 3,         /* a flush waits at most so many turns for one without new messages */
+    FANOUT_RING_BYTES = 4 << 20,   /* about 20,000 messages of 200 bytes */
+    FANOUT_SPAN = 64 << 10,        /* most bytes in one write to a client that keeps up */
+    FANOUT_SPAN_CHOKED = 16 << 10, /* most bytes in one write to one that was choked: what its
+                                      socket refuses is copied */
+    FANOUT_REPLY_PAUSE = 64 << 10, /* queued reply bytes of one client that stop reading from it */
+    FANOUT_REPLY_TOTAL = 64 << 20, /* of all clients */
+    FANOUT_QUIET_TURNS = 3, /* a flush waits at most so many turns for one without new messages */
 };
 
 /** How bytes reach a client; `peer` is what fanout_client_init() was given. */
 struct fanout_sink {
     /** Whether the peer's socket still holds back bytes of an earlier write. */
     bool (*is_choked)(void *peer);
-    /** Takes all `len` bytes (whole frames), sending or keeping them; < 0: the peer is dead and gets nothing more. */
+    /** Takes all `len` bytes (whole frames), sending or keeping them; < 0: the peer is dead and
+     * gets nothing more. */
     int (*write)(void *peer, const uint8_t *bytes, size_t len);
     /** Asks for fanout_writable() once the socket takes bytes again. */
     void (*want_writable)(void *peer);
@@ -54,10 +61,11 @@ struct fanout_reply;
 /** One client; embedded in its connection. Private but for `peer`. */
 struct fanout_client {
     void *peer;
-    struct fanout_reply *_first, *_last;  /* replies not yet written */
-    struct fanout_client *prev, *next;    /* list of clients with replies to look at (utlist's names) */
-    size_t _queued;                       /* bytes of those replies */
-    uint32_t _slot;                       /* place in the array of joined clients, or FANOUT_NO_SLOT */
+    struct fanout_reply *_first, *_last; /* replies not yet written */
+    struct fanout_client *prev,
+        *next;      /* list of clients with replies to look at (utlist's names) */
+    size_t _queued; /* bytes of those replies */
+    uint32_t _slot; /* place in the array of joined clients, or FANOUT_NO_SLOT */
     bool _choked, _listed, _paused, _dead;
 };
 
@@ -71,7 +79,8 @@ void fanout_register_metrics(struct metrics *metrics);
 /** Prepares a client that has not joined; it can get replies at once. */
 void fanout_client_init(struct fanout_client *client, void *peer);
 
-/** From now on the client gets broadcasts; the next one is its first. 0 or CHAT_ENOMEM. Joining twice is allowed. */
+/** From now on the client gets broadcasts; the next one is its first. 0 or CHAT_ENOMEM. Joining
+ * twice is allowed. */
 int fanout_join(struct fanout *fanout, struct fanout_client *client);
 /** No more broadcasts; queued replies still go out. */
 void fanout_leave(struct fanout *fanout, struct fanout_client *client);
@@ -91,7 +100,8 @@ size_t fanout_room(const struct fanout *fanout);
 enum { FANOUT_REPLY_HEADROOM = 48 };
 
 /**
- * Queues a reply: `buffer` is malloc'ed and holds FANOUT_REPLY_HEADROOM unused bytes and then `len` bytes of text. Takes ownership.
+ * Queues a reply: `buffer` is malloc'ed and holds FANOUT_REPLY_HEADROOM unused bytes and then `len`
+ * bytes of text. Takes ownership.
  */
 void fanout_reply(struct fanout *fanout, struct fanout_client *client, char *buffer, size_t len);
 
@@ -105,8 +115,9 @@ bool fanout_has_replies(const struct fanout_client *client);
 enum { FANOUT_QUIET = -1, FANOUT_AGAIN = 0 };
 
 /**
- * Call after all I/O of a loop turn. Returns FANOUT_QUIET (nothing is pending), FANOUT_AGAIN (call after the next turn, which must not sleep)
- * or in how many milliseconds to call again at the latest.
+ * Call after all I/O of a loop turn. Returns FANOUT_QUIET (nothing is pending), FANOUT_AGAIN (call
+ * after the next turn, which must not sleep) or in how many milliseconds to call again at the
+ * latest.
  */
 int64_t fanout_turn_end(struct fanout *fanout, int64_t now_ms);
 

@@ -6,7 +6,8 @@ struct address_ip forwarded_client(const struct address_ip *peer, const char *fo
                                    const struct address_networks *trusted) {
     struct address_ip client = *peer;
     size_t end = forwarded_for ? strlen(forwarded_for) : 0;
-    /* From the end: each hop added itself there, and each is believed only as long as the one behind it is trusted. */
+    /* From the end: each hop added itself there, and each is believed only as long as the one
+     * behind it is trusted. */
     while (end > 0 && address_networks_contain(trusted, &client)) {
         size_t start = end;
         while (start > 0 && forwarded_for[start - 1] != ',')

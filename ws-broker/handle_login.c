@@ -20,7 +20,8 @@ void handle_login_register_metrics(struct metrics *metrics) {
     metrics_register(metrics, &refused);
 }
 
-/* Broadcasts begin here: "connected" is queued behind nothing, and everything appended from now on comes after it. */
+/* Broadcasts begin here: "connected" is queued behind nothing, and everything appended from now on
+ * comes after it. */
 static int enter(struct chat *chat, struct conn *conn, const struct identity_answer *answer) {
     conn->user = users_enter(&chat->users, answer->user_id, answer->nickname);
     if (!conn->user || fanout_join(chat->fanout, &conn->out) != CHAT_OK)

@@ -22,8 +22,9 @@ int history_append(struct history *history, const char *json, size_t len);
 size_t history_count(const struct history *history);
 
 /**
- * The reply {"history":[...]}, newest first, with at most `limit` messages after skipping the `offset` newest. It is malloc'ed with
- * `headroom` unused bytes before it; `*len` is the text's length without them. NULL: no memory.
+ * The reply {"history":[...]}, newest first, with at most `limit` messages after skipping the
+ * `offset` newest. It is malloc'ed with `headroom` unused bytes before it; `*len` is the text's
+ * length without them. NULL: no memory.
  */
 char *history_reply(const struct history *history, uint64_t limit, uint64_t offset, size_t headroom,
                     size_t *len);

@@ -9,9 +9,9 @@
 #include "shared/status.h"
 
 enum {
-    ACCEPTS_PER_TURN = 64,     /* about 2 ms of handshakes, then the chat goes on */
-    PAUSE_MS = 100,            /* after accept failed for want of descriptors or memory */
-    SEND_BUFFER = 128 << 10,   /* else the kernel grows it to 4 MB for each stalled client */
+    ACCEPTS_PER_TURN = 64,   /* about 2 ms of handshakes, then the chat goes on */
+    PAUSE_MS = 100,          /* after accept failed for want of descriptors or memory */
+    SEND_BUFFER = 128 << 10, /* else the kernel grows it to 4 MB for each stalled client */
 };
 
 static void prepare(const struct listener *listener, int fd) {
@@ -54,8 +54,8 @@ int listener_start(struct listener *listener, uv_loop_t *loop, const struct addr
     if (fd < 0)
         return fd;
     fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
-    *listener = (struct listener){
-        ._address = address, ._on_accept = on_accept, ._user = user, ._fd = fd};
+    *listener =
+        (struct listener){._address = address, ._on_accept = on_accept, ._user = user, ._fd = fd};
     uv_timer_init(loop, &listener->_pause);
     uv_poll_init(loop, &listener->_poll, fd);
     listener->_pause.data = listener->_poll.data = listener;

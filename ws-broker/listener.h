@@ -1,8 +1,9 @@
 /*
  * listener.h: accepts connections on one listening socket.
  *
- * We accept ourselves, not the WebSocket library: a storm of connects may take only so much of a loop turn, a full file table pauses it instead of spinning, and
- * a drain can stop accepting while everything else goes on. Loop thread only.
+ * We accept ourselves, not the WebSocket library: a storm of connects may take only so much of a
+ * loop turn, a full file table pauses it instead of spinning, and a drain can stop accepting while
+ * everything else goes on. Loop thread only.
  */
 #ifndef HLCHAT_LISTENER_H
 #define HLCHAT_LISTENER_H
@@ -25,7 +26,8 @@ struct listener {
     int _fd;
 };
 
-/** Opens and starts. `address` is borrowed until listener_stop(). 0, or negative with a text in `error`; then nothing was started. */
+/** Opens and starts. `address` is borrowed until listener_stop(). 0, or negative with a text in
+ * `error`; then nothing was started. */
 int listener_start(struct listener *listener, uv_loop_t *loop, const struct address_listen *address,
                    listener_accept_cb on_accept, void *user, char error[LISTEN_ERROR_MAX]);
 

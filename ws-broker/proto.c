@@ -78,7 +78,8 @@ static const char *text_of(struct json_object *value, size_t max) {
 /* Whether the value is a whole number between -INTEGER_MAX and INTEGER_MAX; 10.0 is one. */
 static bool integer_of(struct json_object *value, int64_t *out) {
     if (json_object_is_type(value, json_type_int)) {
-        *out = json_object_get_int64(value); /* what does not fit is clamped, so still out of range */
+        *out =
+            json_object_get_int64(value); /* what does not fit is clamped, so still out of range */
         return *out >= -INTEGER_MAX && *out <= INTEGER_MAX;
     }
     if (!json_object_is_type(value, json_type_double))
@@ -188,8 +189,7 @@ static const struct {
 };
 
 static enum proto_refusal parse_action(struct proto *proto, const struct json_object *root,
-                                       struct proto_request *request,
-                                       char error[PROTO_ERROR_MAX]) {
+                                       struct proto_request *request, char error[PROTO_ERROR_MAX]) {
     const char *action = text_of(member(root, "action"), SIZE_MAX);
     if (!action)
         return refuse(error, "action: one of login, message, history");

@@ -1,5 +1,6 @@
 /*
- * proto.h: protocol v1 as text: requests parsed and checked, replies and broadcasts written, close codes. See docs/protocol.md, which is the contract.
+ * proto.h: protocol v1 as text: requests parsed and checked, replies and broadcasts written, close
+ * codes. See docs/protocol.md, which is the contract.
  *
  * Pure: no I/O, no state but the parser's memory. One proto per loop thread.
  */
@@ -24,22 +25,24 @@ enum {
 
 enum proto_verb { VERB_LOGIN = 0, VERB_MESSAGE = 1, VERB_HISTORY = 2, VERB_COUNT = 3 };
 
-/** Why a request was refused; what is counted, and what decides whether it counts. The text says it to a person. */
+/** Why a request was refused; what is counted, and what decides whether it counts. The text says it
+ * to a person. */
 enum proto_refusal {
     REFUSED_NOT = 0,
-    REFUSED_MALFORMED = 1,      /* not JSON, not an object, no action, wrong type or range */
+    REFUSED_MALFORMED = 1, /* not JSON, not an object, no action, wrong type or range */
     REFUSED_UNKNOWN_ACTION = 2,
     REFUSED_NOT_LOGGED_IN = 3,
-    REFUSED_LOGIN = 4,          /* credentials refused, or a login that cannot be now */
+    REFUSED_LOGIN = 4, /* credentials refused, or a login that cannot be now */
     REFUSED_RATE = 5,
-    REFUSED_UNAVAILABLE = 6,    /* busy, or a part is down: the same request may work later */
+    REFUSED_UNAVAILABLE = 6, /* busy, or a part is down: the same request may work later */
     REFUSED_COUNT = 7,
 };
 
 /** The refusal's label in metrics and logs. */
 const char *proto_refusal_name(enum proto_refusal refusal);
 
-/** A request that was understood. Texts are NUL-terminated, without NUL inside, and good until proto_release(). */
+/** A request that was understood. Texts are NUL-terminated, without NUL inside, and good until
+ * proto_release(). */
 struct proto_request {
     enum proto_verb verb;
     union {
@@ -47,8 +50,8 @@ struct proto_request {
         struct {
             const char *text;
             size_t text_len;
-            const char *channel;               /* NULL: none */
-            char channel_number[24];           /* what `channel` points to when it came as a number */
+            const char *channel;     /* NULL: none */
+            char channel_number[24]; /* what `channel` points to when it came as a number */
         } message;
         struct {
             uint64_t limit; /* as asked, at most INT64_MAX; the caller clamps it */
@@ -63,7 +66,8 @@ struct proto *proto_new(size_t message_max);
 void proto_free(struct proto *proto);
 
 /**
- * Parses a text frame. REFUSED_NOT: `request` is filled and needs proto_release(). Anything else: `error` holds the reason for a person (never what the client sent), nothing is to be released.
+ * Parses a text frame. REFUSED_NOT: `request` is filled and needs proto_release(). Anything else:
+ * `error` holds the reason for a person (never what the client sent), nothing is to be released.
  */
 enum proto_refusal proto_parse(struct proto *proto, const char *text, size_t len,
                                struct proto_request *request, char error[PROTO_ERROR_MAX]);
@@ -80,8 +84,10 @@ struct proto_message {
     const char *nickname;
 };
 
-/** The message's JSON, `*len` bytes, in memory of `proto`, good until the next call. NULL: no memory. */
-const char *proto_message_json(struct proto *proto, const struct proto_message *message, size_t *len);
+/** The message's JSON, `*len` bytes, in memory of `proto`, good until the next call. NULL: no
+ * memory. */
+const char *proto_message_json(struct proto *proto, const struct proto_message *message,
+                               size_t *len);
 
 /** {"error":"<text>"}, malloc'ed behind `headroom` unused bytes. NULL: no memory. */
 char *proto_error_reply(const char *text, size_t headroom, size_t *len);

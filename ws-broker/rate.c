@@ -3,8 +3,8 @@
 enum { TOKEN = 1000 };
 
 static int64_t spent_at(const struct rate *rate, const struct rate_limit *limit, int64_t now_ms) {
-    /* per_second tokens a second are per_second thousandths a millisecond. Both factors are bounded where it matters: a
-       bucket is full again long before the product could overflow. */
+    /* per_second tokens a second are per_second thousandths a millisecond. Both factors are bounded
+       where it matters: a bucket is full again long before the product could overflow. */
     int64_t elapsed = now_ms - rate->_at_ms;
     if (limit->per_second == 0 || elapsed >= rate->_spent_milli / limit->per_second + 1)
         return 0;

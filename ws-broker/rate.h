@@ -1,6 +1,7 @@
 /*
- * rate.h: a token bucket. It holds up to `burst` tokens and gains `per_second` of them each second; one take costs one.
- * Pure: the time is passed in, milliseconds of any clock that does not go back. Zeroed is a full bucket.
+ * rate.h: a token bucket. It holds up to `burst` tokens and gains `per_second` of them each second;
+ * one take costs one. Pure: the time is passed in, milliseconds of any clock that does not go back.
+ * Zeroed is a full bucket.
  */
 #ifndef HLCHAT_RATE_H
 #define HLCHAT_RATE_H
@@ -19,7 +20,8 @@ struct rate {
     int64_t _at_ms;
 };
 
-/** Takes one token: 0, or the milliseconds (>= 1) to wait until there is one; then nothing was taken. */
+/** Takes one token: 0, or the milliseconds (>= 1) to wait until there is one; then nothing was
+ * taken. */
 int64_t rate_take(struct rate *rate, const struct rate_limit *limit, int64_t now_ms);
 
 /** Whether the bucket is full again, so that forgetting it changes nothing. */

@@ -10,7 +10,8 @@
 
 struct ring {
     uint8_t *bytes;  /* `size` bytes, mapped twice in a row */
-    uint64_t *marks; /* marks[seq % mark_count]: where that frame starts, counted since the first byte ever */
+    uint64_t *marks; /* marks[seq % mark_count]: where that frame starts, counted since the first
+                        byte ever */
     size_t size;
     size_t mark_count;
     uint64_t head; /* next sequence number */
@@ -83,7 +84,8 @@ int ring_append(struct ring *ring, const void *payload, size_t len) {
     ring->marks[ring->head & (ring->mark_count - 1)] = ring->end;
     ring->head++;
     ring->end += header + len;
-    /* What was just overwritten is gone: frames that start more than a ring behind the end, and those whose mark was reused. */
+    /* What was just overwritten is gone: frames that start more than a ring behind the end, and
+     * those whose mark was reused. */
     while (ring->head - ring->tail > ring->mark_count ||
            ring->end - position(ring, ring->tail) > ring->size)
         ring->tail++;
@@ -102,7 +104,8 @@ size_t ring_bytes_since(const struct ring *ring, uint64_t from) {
     return (size_t)(ring->end - position(ring, from));
 }
 
-/* The last sequence number in (from, to] whose start is at most `max` bytes behind `from`'s; from + 1 when even one frame is larger. */
+/* The last sequence number in (from, to] whose start is at most `max` bytes behind `from`'s; from +
+ * 1 when even one frame is larger. */
 static uint64_t cut_at(const struct ring *ring, uint64_t from, uint64_t to, size_t max) {
     uint64_t start = position(ring, from), low = from + 1, high = to;
     while (low < high) {

@@ -1,7 +1,8 @@
 /*
  * users.h: the users logged in to this broker, each counted once however many connections it has.
  *
- * A user's message rate outlives its connections until its bucket is full again, so that reconnecting gains nothing. Pure; loop thread only.
+ * A user's message rate outlives its connections until its bucket is full again, so that
+ * reconnecting gains nothing. Pure; loop thread only.
  */
 #ifndef HLCHAT_USERS_H
 #define HLCHAT_USERS_H
@@ -27,7 +28,8 @@ struct users {
     size_t _online;
 };
 
-/** The user of this id, made if there is none, with one connection more and this nickname from now on. NULL: no memory. */
+/** The user of this id, made if there is none, with one connection more and this nickname from now
+ * on. NULL: no memory. */
 struct user *users_enter(struct users *users, const char *id, const char *nickname);
 /** One connection less. The user may be gone on return. */
 void users_leave(struct users *users, struct user *user, const struct rate_limit *limit,

@@ -12,14 +12,14 @@
 #include "ws-broker/proto.h"
 
 enum {
-    RX_BUFFER = 1024,          /* per connection; larger costs memory, longer frames come in pieces */
-    TX_PACKET = 64 << 10,      /* most bytes the library passes to one send */
-    HEADERS_MAX = 16 << 10,    /* a request's headers; HAProxy lets 8 KiB through */
+    RX_BUFFER = 1024,       /* per connection; larger costs memory, longer frames come in pieces */
+    TX_PACKET = 64 << 10,   /* most bytes the library passes to one send */
+    HEADERS_MAX = 16 << 10, /* a request's headers; HAProxy lets 8 KiB through */
     HANDSHAKE_TIMEOUT_S = 10,
-    PATH_MAX_BYTES = 256,      /* no path of ours is longer */
+    PATH_MAX_BYTES = 256, /* no path of ours is longer */
     FORWARDED_MAX = 1024,
-    CLOSE_FLUSH_MS = 10000,    /* what a closing client may take to read what it was sent */
-    CLOSE_REPLY_MS = 5000,     /* and then to answer the close frame */
+    CLOSE_FLUSH_MS = 10000, /* what a closing client may take to read what it was sent */
+    CLOSE_REPLY_MS = 5000,  /* and then to answer the close frame */
     CLOSE_CHECK_MS = 100,
 };
 
@@ -59,7 +59,9 @@ static struct ws *ws_of(struct lws *wsi) {
     return lws_context_user(lws_get_context(wsi));
 }
 
-/* ---- closing -------------------------------------------------------------------------------------------------- */
+/* ---- closing
+ * --------------------------------------------------------------------------------------------------
+ */
 
 static void on_close_timer(uv_timer_t *timer);
 
@@ -111,7 +113,8 @@ void ws_close(struct ws *ws, struct conn *conn, int code) {
     check_closing_in(ws, 0);
 }
 
-/* ---- what the fan-out writes ---------------------------------------------------------------------------------- */
+/* ---- what the fan-out writes
+ * ---------------------------------------------------------------------------------- */
 
 static bool sink_is_choked(void *peer) {
     return lws_partial_buffered(session_of(peer)->wsi) != 0;
@@ -119,7 +122,8 @@ static bool sink_is_choked(void *peer) {
 
 static int sink_write(void *peer, const uint8_t *bytes, size_t len) {
     struct session *session = session_of(peer);
-    /* LWS_WRITE_HTTP on a WebSocket: the bytes go out as they are. What the socket refuses the library keeps, and its own control frames behind that. */
+    /* LWS_WRITE_HTTP on a WebSocket: the bytes go out as they are. What the socket refuses the
+     * library keeps, and its own control frames behind that. */
     if (lws_write(session->wsi, (unsigned char *)(uintptr_t)bytes, len, LWS_WRITE_HTTP) >= 0)
         return CHAT_OK;
     cut(session);
@@ -133,7 +137,8 @@ static void sink_want_writable(void *peer) {
 static void sink_set_reading(void *peer, bool on) {
     struct session *session = session_of(peer);
     lws_rx_flow_control(session->wsi, on);
-    /* Input that the library holds back is looked at after the next I/O only: see to it that there is some. */
+    /* Input that the library holds back is looked at after the next I/O only: see to it that there
+     * is some. */
     if (on)
         lws_cancel_service(session->ws->context);
 }
@@ -150,13 +155,14 @@ const struct fanout_sink ws_sink = {sink_is_choked, sink_write, sink_want_writab
 
 void ws_ping(struct conn *conn) {
     struct session *session = session_of(conn);
-    if (!sink_is_choked(conn) &&
-        lws_write(session->wsi, (unsigned char *)(uintptr_t)FRAME_PING, sizeof(FRAME_PING),
-                  LWS_WRITE_HTTP) < 0)
+    if (!sink_is_choked(conn) && lws_write(session->wsi, (unsigned char *)(uintptr_t)FRAME_PING,
+                                           sizeof(FRAME_PING), LWS_WRITE_HTTP) < 0)
         cut(session);
 }
 
-/* ---- requests ------------------------------------------------------------------------------------------------- */
+/* ---- requests
+ * -------------------------------------------------------------------------------------------------
+ */
 
 /* Writes a whole response; the connection is closed after it, for these are few. */
 static void send_answer(struct lws *wsi, const struct endpoint_answer *answer, bool with_body) {
@@ -218,8 +224,7 @@ static bool handle_request(struct lws *wsi, bool is_upgrade, struct address_ip *
     enum lws_token_indexes uri = is_head ? WSI_TOKEN_HEAD_URI : WSI_TOKEN_GET_URI;
     if (!is_get || lws_hdr_copy(wsi, path, sizeof(path), uri) <= 0)
         path[0] = '\0';
-    int forwarded_len =
-        lws_hdr_copy(wsi, forwarded, sizeof(forwarded), WSI_TOKEN_X_FORWARDED_FOR);
+    int forwarded_len = lws_hdr_copy(wsi, forwarded, sizeof(forwarded), WSI_TOKEN_X_FORWARDED_FOR);
     struct ws_request request = {
         .side = (enum ws_side)(uintptr_t)lws_get_opaque_user_data(wsi),
         .path = path,
@@ -235,7 +240,8 @@ static bool handle_request(struct lws *wsi, bool is_upgrade, struct address_ip *
     return false;
 }
 
-/* ---- the library's callback ----------------------------------------------------------------------------------- */
+/* ---- the library's callback
+ * ----------------------------------------------------------------------------------- */
 
 static void on_established(struct ws *ws, struct lws *wsi, struct session *session) {
     session->wsi = wsi;
@@ -314,10 +320,13 @@ static void on_lws_log(int level, const char *line) {
         log_debug("lws", "warning", log_strn("text", line, len));
 }
 
-/* ---- life ----------------------------------------------------------------------------------------------------- */
+/* ---- life
+ * -----------------------------------------------------------------------------------------------------
+ */
 
 struct ws *ws_new(uv_loop_t *loop, size_t frame_max, const struct ws_events *events, void *user) {
-    /* The default keeps every connection in one sorted list: connects get slow with their number. Pings are ours (conns.h). */
+    /* The default keeps every connection in one sorted list: connects get slow with their number.
+     * Pings are ours (conns.h). */
     static const lws_retry_bo_t no_idle_policy = {0};
     static const struct lws_protocols protocols[] = {
         {.name = "chat",

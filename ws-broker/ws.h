@@ -1,10 +1,12 @@
 /*
  * ws.h: WebSockets and the little HTTP beside them; the only file with libwebsockets.
  *
- * Takes accepted descriptors, hands up requests (to be answered or let in), whole texts and departures, and writes bytes that are already WebSocket
- * frames. It owns the connections' memory: a conn is good from on_open until on_gone has returned. Loop thread only.
+ * Takes accepted descriptors, hands up requests (to be answered or let in), whole texts and
+ * departures, and writes bytes that are already WebSocket frames. It owns the connections' memory:
+ * a conn is good from on_open until on_gone has returned. Loop thread only.
  *
- * Closing is never done inside a library callback, where libwebsockets under libuv loses the close frame, but from a list that a timer drains: see ws_close().
+ * Closing is never done inside a library callback, where libwebsockets under libuv loses the close
+ * frame, but from a list that a timer drains: see ws_close().
  */
 #ifndef HLCHAT_WS_H
 #define HLCHAT_WS_H
@@ -33,19 +35,21 @@ struct ws_request {
 
 /** What goes up; `user` is ws_new()'s. */
 struct ws_events {
-    /** Answers a request. For an upgrade, true lets it in and sets `client` to whose it is. Else `answer` is to be filled. */
+    /** Answers a request. For an upgrade, true lets it in and sets `client` to whose it is. Else
+     * `answer` is to be filled. */
     bool (*on_request)(void *user, const struct ws_request *request, struct address_ip *client,
                        struct endpoint_answer *answer);
     /** A WebSocket is open; conn->address is set. */
     void (*on_open)(void *user, struct conn *conn);
     conn_text_cb on_text;
-    /** It has gone. `code` is the close code we asked for, or 0: the client or the network did it. The conn is freed after return. */
+    /** It has gone. `code` is the close code we asked for, or 0: the client or the network did it.
+     * The conn is freed after return. */
     void (*on_gone)(void *user, struct conn *conn, int code);
 };
 
 /**
- * `frame_max` is FRAME_MAX_BYTES. The file limit must be final before this call: tables are sized by it. Events and fanout are
- * borrowed. NULL: the reason was logged.
+ * `frame_max` is FRAME_MAX_BYTES. The file limit must be final before this call: tables are sized
+ * by it. Events and fanout are borrowed. NULL: the reason was logged.
  */
 struct ws *ws_new(uv_loop_t *loop, size_t frame_max, const struct ws_events *events, void *user);
 
@@ -59,17 +63,21 @@ extern const struct fanout_sink ws_sink;
 void ws_adopt(struct ws *ws, enum ws_side side, int fd);
 
 /**
- * Closes with a code: from now on the connection is CONN_CLOSING and gets no broadcasts; what is queued or held back by the socket goes first, for at most 10 s, then the close frame, then at most 5 s for the peer's. A
- * connection that has not gone by then is cut (it sees 1006). on_gone comes later, never before return. A second call is ignored.
+ * Closes with a code: from now on the connection is CONN_CLOSING and gets no broadcasts; what is
+ * queued or held back by the socket goes first, for at most 10 s, then the close frame, then at
+ * most 5 s for the peer's. A connection that has not gone by then is cut (it sees 1006). on_gone
+ * comes later, never before return. A second call is ignored.
  */
 void ws_close(struct ws *ws, struct conn *conn, int code);
 
 /** Sends a ping, unless the socket is choked (then the peer would not see it anyway). */
 void ws_ping(struct conn *conn);
 
-/** First step of the end: releases the library once all connections have gone or are given up. Not from one of our events. Run the loop on. */
+/** First step of the end: releases the library once all connections have gone or are given up. Not
+ * from one of our events. Run the loop on. */
 void ws_stop(struct ws *ws);
-/** Second step, when the loop has nothing left to run: then run the loop once more before closing it. */
+/** Second step, when the loop has nothing left to run: then run the loop once more before closing
+ * it. */
 void ws_free(struct ws *ws);
 
 #endif
