@@ -80,6 +80,14 @@ int address_listen_parse(const char *text, struct address_listen *out) {
     return CHAT_OK;
 }
 
+void address_listen_text(const struct address_listen *address, char out[ADDRESS_LISTEN_TEXT_MAX]) {
+    if (address->is_unix)
+        snprintf(out, ADDRESS_LISTEN_TEXT_MAX, "unix:%s", address->path);
+    else
+        snprintf(out, ADDRESS_LISTEN_TEXT_MAX, strchr(address->host, ':') ? "[%s]:%u" : "%s:%u",
+                 address->host, address->port);
+}
+
 int address_ip_parse(const char *text, size_t len, struct address_ip *out) {
     char copy[ADDRESS_TEXT_MAX];
     struct in_addr ipv4;

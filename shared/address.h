@@ -28,6 +28,12 @@ struct address_listen {
 /** Reads `text` into `out`; 0 or CHAT_EINVAL. Host names are refused: only numeric addresses. */
 int address_listen_parse(const char *text, struct address_listen *out);
 
+/** Room for any listening address as text, with the NUL. */
+enum { ADDRESS_LISTEN_TEXT_MAX = sizeof(struct address_listen) };
+
+/** Writes the form that address_listen_parse() reads. */
+void address_listen_text(const struct address_listen *address, char out[ADDRESS_LISTEN_TEXT_MAX]);
+
 /** An IP address; IPv4 is held as ::ffff:a.b.c.d, so that one comparison serves both. is_unix: the
  * peer of a unix socket (ip is all zero). */
 struct address_ip {
