@@ -1,0 +1,216 @@
+#!/usr/bin/env bash
+# Runs the whole chat as one foreground job: api-fcgi, BROKERS ws-brokers and HAProxy. This is what
+# `make run` starts when all is built. Settings reach every part through the environment.
+#
+# Ctrl-C or SIGTERM stops all parts, the players' side first: exit 0. A part that dies takes the
+# others along: exit 1. Nothing stays behind in either case.
+#
+# The parts listen on unix sockets in a folder of their own, so chats on different ports run side
+# by side. Each has a session of its own, so Ctrl-C reaches this script alone, and the kernel kills
+# them when this script is killed.
+set -euo pipefail
+
+# The same for us when make is killed. (SIGTERM make passes on.)
+if [[ -n ${MAKELEVEL-} && ${1-} != --with-parent ]]; then
+    exec setpriv --pdeathsig TERM "$0" --with-parent
+fi
+
+cd "$(dirname "$0")/../.."
+PATH=$PATH:/usr/sbin:/sbin # haproxy is there
+build=${HLCHAT_BUILD:-build}
+brokers=${BROKERS:-1}
+bind=${HTTP_BIND:-127.0.0.1}
+port=${PORT:-${HTTP_PORT:-8080}}
+
+fail() {
+    echo "run: $*" >&2
+    exit 1
+}
+
+# ---- refusals, before anything is started --------------------------------------------------------
+
+[[ $brokers =~ ^[1-8]$ ]] || fail "BROKERS=$brokers: must be 1 to 8"
+[[ $port =~ ^[1-9][0-9]{0,4}$ && $port -le 65535 ]] || fail "HTTP_PORT=$port: must be 1 to 65535"
+command -v haproxy >/dev/null || fail "haproxy is not installed: make deps"
+for program in "$build/api-fcgi" "$build/ws-broker"; do
+    [[ -x $program ]] || fail "$program is not there: build it with make"
+    "$program" --check >/dev/null # says itself what is wrong
+done
+
+config=$("$build/ws-broker" --print-config)
+setting() { # NAME: its value, wherever it comes from
+    sed -n "s/^$1=//p" <<<"$config"
+}
+if [[ $(setting STORE) = memory && $brokers -gt 1 ]]; then
+    fail "STORE=memory is one broker's own: BROKERS=$brokers would be $brokers separate chats"
+fi
+
+# Where to reach what listens on $bind.
+case $bind in
+0.0.0.0 | '*') host=127.0.0.1 ;;
+:: | '[::]') host=::1 ;;
+*) host=${bind//[][]/} ;;
+esac
+authority=$host:$port
+[[ $host != *:* ]] || authority="[$host]:$port"
+
+# shellcheck disable=SC2016 # for the inner shell
+if timeout 1 bash -c 'exec 3<>"/dev/tcp/$0/$1"' "$host" "$port" 2>/dev/null; then
+    fail "port $port is in use; choose another one: make run HTTP_PORT=18080"
+fi
+
+# ---- parts ---------------------------------------------------------------------------------------
+
+declare -A pids=() loggers=()
+
+start() { # name command...
+    local name=$1
+    shift
+    mkfifo "$dir/$name.pipe"
+    # Lines go to the terminal as they come (sed flushes what it writes to a file); the last ones
+    # are kept for end_of().
+    # shellcheck disable=SC2016 # for the inner shell
+    setsid bash -c '{ sed "s/^/$0 | /w /dev/stderr" 2>&3 | tail -n 5 >"$1"; } 3>&2' \
+        "$name" "$dir/$name.last" <"$dir/$name.pipe" &
+    loggers[$name]=$!
+    setsid setpriv --pdeathsig KILL "$@" </dev/null >"$dir/$name.pipe" 2>&1 &
+    pids[$name]=$!
+}
+
+is_alive() { # name
+    kill -0 "${pids[$1]}" 2>/dev/null
+}
+
+# How a part ended that should not have.
+end_of() { # name
+    local status=0 how
+    wait "${pids[$1]}" || status=$?
+    wait "${loggers[$1]}" || true
+    how="ended with status $status"
+    ((status <= 128)) || how="was killed by SIG$(kill -l "$status")"
+    echo "run: $1 $how; its last lines:" >&2
+    cat "$dir/$1.last" >&2
+}
+
+require_all_alive() {
+    local name
+    for name in "${!pids[@]}"; do
+        if ! is_alive "$name"; then
+            end_of "$name"
+            exit 1
+        fi
+    done
+}
+
+wait_for() { # what command...
+    local what=$1 deadline=$((SECONDS + 20))
+    shift
+    until "$@"; do
+        require_all_alive
+        ((SECONDS < deadline)) || fail "no answer from $what within 20 s"
+        sleep 0.02
+    done
+}
+
+stop() { # name...: all of them at once
+    local name status deadline=$((SECONDS + 15))
+    for name in "$@"; do
+        kill -TERM "${pids[$name]}" 2>/dev/null
+    done
+    for name in "$@"; do
+        while is_alive "$name" && ((SECONDS < deadline)); do
+            sleep 0.02
+        done
+        kill -KILL "${pids[$name]}" 2>/dev/null && echo "run: $name did not stop in 15 s" >&2
+        wait "${pids[$name]}"
+        status=$?
+        # Without its master process HAProxy leaves by the signal.
+        if ((status != 0)) && [[ $name != haproxy ]]; then
+            end_of "$name"
+            exit_status=1
+        fi
+        wait "${loggers[$name]}"
+        unset "pids[$name]"
+    done
+}
+
+finish() {
+    exit_status=$?
+    trap '' INT TERM HUP
+    set +e
+    [[ -z ${pids[haproxy]-} ]] || stop haproxy
+    # What is left is brokers and api-fcgi; nobody talks to them any more.
+    stop "${!pids[@]}"
+    rm -rf "$dir"
+    exit "$exit_status"
+}
+
+umask 077
+dir=$(mktemp -d "${TMPDIR:-/tmp}/hlchat-run.XXXXXX")
+trap finish EXIT
+trap 'exit 0' INT TERM HUP
+
+# ---- start ---------------------------------------------------------------------------------------
+
+broker_lives() { # number
+    curl --silent --fail --max-time 2 --output /dev/null --unix-socket "$dir/broker$1.sock" \
+        http://broker/healthz
+}
+
+# As players reach it: the page, the api, and a WebSocket handshake on /chat. That one is done by
+# hand, as curl would wait for more after a 101.
+chat_answers() {
+    local status=
+    curl --silent --fail --fail-early --max-time 2 --noproxy '*' \
+        --output /dev/null "http://$authority/" --output /dev/null "http://$authority/api" &&
+        exec 3<>"/dev/tcp/$host/$port" || return 1
+    printf '%s\r\n' 'GET /chat HTTP/1.1' "Host: $authority" 'Connection: Upgrade' \
+        'Upgrade: websocket' 'Sec-WebSocket-Version: 13' \
+        'Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==' '' >&3
+    read -r -t 2 status <&3 || true
+    exec 3>&-
+    [[ $status = 'HTTP/1.1 101 '* ]]
+}
+
+# Only the servers started here.
+unset {API,BROKER}_{1..8}
+export API_1="unix@$dir/api.sock"
+start api env FCGI_LISTEN="unix:$dir/api.sock" "$build/api-fcgi"
+for ((i = 1; i <= brokers; i++)); do
+    export "BROKER_$i=unix@$dir/broker$i.sock"
+    start "broker$i" env LISTEN="unix:$dir/broker$i.sock" OPS_LISTEN="unix:$dir/broker$i-ops.sock" \
+        "$build/ws-broker"
+done
+wait_for api test -S "$dir/api.sock"
+for ((i = 1; i <= brokers; i++)); do
+    wait_for "broker$i" broker_lives "$i"
+done
+
+# HAProxy comes last: it takes a server that is not there yet for a dead one.
+threads=${FCGI_THREADS:-8}
+start haproxy env HTTP_BIND="$bind" PORT="$port" PAGE_DIR=haproxy/page RUN_DIR="$dir" \
+    API_MAXCONN=$((threads > 3 ? threads - 2 : 1)) \
+    HAPROXY_OPS_BIND="${HAPROXY_OPS_BIND:-unix@$dir/haproxy-ops.sock}" \
+    haproxy -db -f haproxy/haproxy.cfg
+wait_for "the chat" chat_answers
+
+websocat=websocat
+[[ ! -x build/venv/bin/websocat ]] || websocat=build/venv/bin/websocat
+cat <<BANNER
+
+  hlchat $(cat VERSION) is up: CHAT_ENV=$(setting CHAT_ENV) STORE=$(setting STORE) IDENTITY=$(setting IDENTITY) BROKERS=$brokers
+
+  page     http://$authority/
+  api      curl http://$authority/api/version
+  chat     $websocat ws://$authority/chat
+             {"action":"login","token":"Anna"}
+             {"action":"message","message":"Hello"}
+             {"action":"history","limit":10}
+  metrics  curl --unix-socket $dir/broker1-ops.sock http://broker/metrics
+
+  Ctrl-C stops it.
+
+BANNER
+
+wait -n "${pids[@]}" || true
+require_all_alive
