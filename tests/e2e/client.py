@@ -108,12 +108,19 @@ class Client(Chat):
     """A client over the websockets library. options: path, and those of websockets' connect()."""
 
     def __init__(self, sock, path="/chat", **options):
-        options = {"compression": None, "ping_interval": None, "proxy": None, **options}
-        self._connection = websockets_connect(f"ws://localhost{path}", sock=sock, **options)
+        defaults = {"compression": None, "ping_interval": None, "proxy": None, "max_size": None}
+        options = {**defaults, **options}
+        self._open = contextlib.ExitStack()
+        self._connection = self._open.enter_context(
+            websockets_connect(f"ws://localhost{path}", sock=sock, **options)
+        )
         self.subprotocol = self._connection.subprotocol
 
     def send_text(self, text):
-        self._connection.send(text)
+        try:
+            self._connection.send(text)
+        except ConnectionClosed as closed:
+            raise Closed(closed.rcvd.code if closed.rcvd else 1006) from None
 
     def receive_text(self, timeout=TIMEOUT_S):
         try:
@@ -124,7 +131,7 @@ class Client(Chat):
             raise Closed(closed.rcvd.code if closed.rcvd else 1006) from None
 
     def close(self):
-        self._connection.close()
+        self._open.close()
 
 
 @dataclass

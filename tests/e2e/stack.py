@@ -106,7 +106,10 @@ class Response:
 def open_socket(address, timeout=10.0):
     """A connected socket to ("127.0.0.1", port) or to a unix socket's path."""
     if isinstance(address, tuple):
-        return socket.create_connection(address, timeout)
+        sock = socket.create_connection(address, timeout)
+        # Small writes one after the other would wait for each other's acknowledgement.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return sock
     sock = socket.socket(socket.AF_UNIX)
     sock.settimeout(timeout)
     try:
