@@ -1,0 +1,658 @@
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "shared/log.h"
+#include "shared/settings.h"
+#include "shared/version.h"
+
+enum { WORDS_MAX = 12 };
+
+/* One load: what goes in, and all that came out. */
+struct load {
+    enum settings_program program;
+    const char *flags[WORDS_MAX]; /* NULL ends them */
+    const char *env[WORDS_MAX];
+    enum settings_result result;
+    struct settings settings;
+    char out[8192];
+    char err[2048];
+};
+
+static void read_back(FILE *file, char *text, size_t size) {
+    rewind(file);
+    text[fread(text, 1, size - 1, file)] = '\0';
+    fclose(file);
+}
+
+static void run_load(struct load *load) {
+    char *argv[WORDS_MAX + 2] = {(char *)(uintptr_t) "program"};
+    int argc = 1;
+
+    for (; load->flags[argc - 1]; argc++)
+        argv[argc] = (char *)(uintptr_t)load->flags[argc - 1];
+    FILE *out = tmpfile(), *err = tmpfile();
+    assert_non_null(out);
+    assert_non_null(err);
+    load->result = settings_load(&load->settings, load->program ? load->program : PROGRAM_BROKER,
+                                 argc, argv, (char **)(uintptr_t)load->env, out, err);
+    read_back(out, load->out, sizeof(load->out));
+    read_back(err, load->err, sizeof(load->err));
+}
+
+#define LOAD(name, ...)                                                                            \
+    struct load name = {__VA_ARGS__};                                                              \
+    run_load(&name)
+
+static void assert_runs(const struct load *load) {
+    assert_string_equal(load->err, "");
+    assert_string_equal(load->out, "");
+    assert_int_equal(load->result, SETTINGS_RUN);
+}
+
+/** One line, this one, and no start. */
+static void assert_refused(struct load *load, const char *line) {
+    char expected[2048];
+
+    snprintf(expected, sizeof(expected), "%s\n", line);
+    assert_string_equal(load->err, expected);
+    assert_string_equal(load->out, "");
+    assert_int_equal(load->result, SETTINGS_BAD);
+    settings_deinit(&load->settings);
+}
+
+/* A file of this test, one at a time. */
+static char file_path[64];
+static char file_flag[80];
+
+static void write_file(const char *text, size_t len) {
+    FILE *file = fopen(file_path, "w");
+
+    assert_non_null(file);
+    assert_int_equal(fwrite(text, 1, len, file), len);
+    fclose(file);
+}
+
+static int make_file(void **state) {
+    (void)state;
+    snprintf(file_path, sizeof(file_path), "/tmp/hlchat-test-settings-XXXXXX");
+    int fd = mkstemp(file_path);
+    if (fd < 0)
+        return -1;
+    close(fd);
+    snprintf(file_flag, sizeof(file_flag), "--env-file=%s", file_path);
+    return 0;
+}
+
+static int remove_file(void **state) {
+    (void)state;
+    return unlink(file_path);
+}
+
+/* ---- Values ---------------------------------------------------------------------------------- */
+
+static void defaults_are_those_of_the_design(void **state) {
+    LOAD(load, .flags = {NULL});
+
+    (void)state;
+    assert_runs(&load);
+    const struct settings *settings = &load.settings;
+    assert_int_equal(settings->chat_env, PROFILE_DEV);
+    assert_string_equal(settings->listen.host, "127.0.0.1");
+    assert_int_equal(settings->listen.port, 9001);
+    assert_int_equal(settings->ops_listen.port, 9101);
+    assert_int_equal(settings->trusted_proxies.count, 2);
+    assert_true(settings->trusted_proxies.has_unix);
+    assert_int_equal(settings->fcgi_listen.port, 9000);
+    assert_int_equal(settings->fcgi_threads, 8);
+    assert_int_equal(settings->store, STORE_MEMORY);
+    assert_int_equal(settings->identity, IDENTITY_DEV);
+    assert_string_equal(settings->chat_name, "main");
+    assert_int_equal(settings->history_limit, 100);
+    assert_int_equal(settings->log_maxlen, 10000);
+    assert_int_equal(settings->message_max_bytes, 2048);
+    assert_int_equal(settings->frame_max_bytes, 16384);
+    assert_int_equal(settings->rate_messages, 5);
+    assert_int_equal(settings->rate_burst, 20);
+    assert_int_equal(settings->conn_per_address, 0);
+    assert_int_equal(settings->connect_rate_per_address, 0);
+    assert_int_equal(settings->login_timeout_s, 120);
+    assert_int_equal(settings->login_attempts, 5);
+    assert_int_equal(settings->ping_interval_s, 25);
+    assert_int_equal(settings->max_clients, 0);
+    assert_int_equal(settings->flush_interval_ms, 0);
+    assert_int_equal(settings->log_level, LOG_LEVEL_INFO);
+    assert_int_equal(settings->log_format, LOG_FORMAT_TEXT);
+    settings_deinit(&load.settings);
+}
+
+static void ranges_hold_at_their_ends(void **state) {
+    static const struct {
+        const char *name;
+        long min, max;
+        const char *with; /* what the other end of the range needs */
+    } cases[] = {
+        {"HISTORY_LIMIT", 0, 1000, NULL},
+        {"LOG_MAXLEN", 100, 1000000, NULL},
+        {"MESSAGE_MAX_BYTES", 1, 16384, "FRAME_MAX_BYTES=131072"},
+        {"FRAME_MAX_BYTES", 1024, 131072, "MESSAGE_MAX_BYTES=1"},
+        {"RATE_MESSAGES", 0, 100000, NULL},
+        {"RATE_BURST", 1, 1000000, NULL},
+        {"CONN_PER_ADDRESS", 0, 1000000, NULL},
+        {"CONNECT_RATE_PER_ADDRESS", 0, 100000, NULL},
+        {"LOGIN_TIMEOUT_S", 1, 3600, NULL},
+        {"LOGIN_ATTEMPTS", 1, 1000, NULL},
+        {"PING_INTERVAL_S", 1, 3600, NULL},
+        {"MAX_CLIENTS", 0, 1000000, NULL},
+        {"FLUSH_INTERVAL_MS", 0, 1000, NULL},
+        {"FCGI_THREADS", 2, 256, NULL},
+        {"HTTP_PORT", 1, 65535, NULL},
+        {"PORT", 1, 65535, NULL},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        const long values[] = {cases[i].min, cases[i].max, cases[i].min - 1, cases[i].max + 1};
+        for (int v = 0; v < 4; v++) {
+            char entry[64], line[256];
+            snprintf(entry, sizeof(entry), "%s=%ld", cases[i].name, values[v]);
+            LOAD(load, .env = {entry, cases[i].with});
+            if (v < 2) {
+                assert_runs(&load);
+                settings_deinit(&load.settings);
+                continue;
+            }
+            snprintf(line, sizeof(line),
+                     "ws-broker: environment: %s is '%ld', but must be a whole number from %ld to "
+                     "%ld",
+                     cases[i].name, values[v], cases[i].min, cases[i].max);
+            assert_refused(&load, line);
+        }
+    }
+}
+
+static void numbers_are_nothing_but_digits(void **state) {
+    static const char *const cases[] = {" 5",  "5 ",  "+5",   "-0",    "0x5",
+                                        "5.0", "5e1", "five", "5,000", "99999999999999999999",
+                                        "\t5"};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        LOAD(load, .flags = {"--rate-messages", cases[i]});
+        assert_int_equal(load.result, SETTINGS_BAD);
+        assert_non_null(strstr(load.err, "but must be a whole number from 0 to 100000\n"));
+        settings_deinit(&load.settings);
+    }
+}
+
+static void choices_are_words(void **state) {
+    static const char *const levels[] = {"error", "warn", "info", "debug"};
+
+    (void)state;
+    for (int i = 0; i < 4; i++) {
+        LOAD(load, .flags = {"--log-level", levels[i]});
+        assert_runs(&load);
+        assert_int_equal(load.settings.log_level, i);
+        settings_deinit(&load.settings);
+    }
+    LOAD(json, .flags = {"--log-format", "json"});
+    assert_runs(&json);
+    assert_int_equal(json.settings.log_format, LOG_FORMAT_JSON);
+    settings_deinit(&json.settings);
+    LOAD(upper, .flags = {"--log-level", "INFO"});
+    assert_refused(&upper, "ws-broker: --log-level: LOG_LEVEL is 'INFO', but must be error or warn "
+                           "or info or debug");
+    LOAD(store, .env = {"STORE=disk"});
+    assert_refused(&store, "ws-broker: environment: STORE is 'disk', but must be memory");
+}
+
+static void names_are_letters(void **state) {
+    char longest[66] = "";
+
+    (void)state;
+    memset(longest, 'x', 64);
+    LOAD(good, .flags = {"--chat-name", longest});
+    assert_runs(&good);
+    assert_string_equal(good.settings.chat_name, longest);
+    settings_deinit(&good.settings);
+    longest[64] = 'x';
+    static const char *const bad[] = {"a b", "a:b", "{a}", "\xc3\xbc", "a\n", "a*", ""};
+    for (size_t i = 0; i <= sizeof(bad) / sizeof(bad[0]); i++) {
+        LOAD(load, .flags = {"--chat-name", i < sizeof(bad) / sizeof(bad[0]) ? bad[i] : longest});
+        assert_int_equal(load.result, SETTINGS_BAD);
+        assert_non_null(strstr(load.err, "must be 1 to 64 of A-Z a-z 0-9 _ -\n"));
+        settings_deinit(&load.settings);
+    }
+}
+
+static void addresses_and_networks(void **state) {
+    LOAD(load, .flags = {"--listen", "unix:/run/b.sock", "--ops-listen", "[::1]:9101",
+                         "--trusted-proxies", "10.0.0.0/8"});
+
+    (void)state;
+    assert_runs(&load);
+    assert_string_equal(load.settings.listen.path, "/run/b.sock");
+    assert_string_equal(load.settings.ops_listen.host, "::1");
+    assert_int_equal(load.settings.trusted_proxies.count, 1);
+    assert_false(load.settings.trusted_proxies.has_unix);
+    settings_deinit(&load.settings);
+
+    LOAD(none, .env = {"TRUSTED_PROXIES=none"});
+    assert_runs(&none);
+    assert_int_equal(none.settings.trusted_proxies.count, 0);
+    assert_false(none.settings.trusted_proxies.has_unix);
+    settings_deinit(&none.settings);
+
+    LOAD(host, .env = {"LISTEN=localhost:9001"});
+    assert_refused(&host,
+                   "ws-broker: environment: LISTEN is 'localhost:9001', but must be address:port "
+                   "(numeric, [::1]:9000 for IPv6) or unix:/path");
+    LOAD(network, .env = {"TRUSTED_PROXIES=10.0.0.1/8"});
+    assert_refused(&network,
+                   "ws-broker: environment: TRUSTED_PROXIES is '10.0.0.1/8', but must be a list "
+                   "such as 10.0.0.0/8, ::1, unix (at most 64, no host bits) or none");
+}
+
+static void haproxy_rows_are_checked_and_ignored(void **state) {
+    LOAD(good, .env = {"HTTP_BIND=0.0.0.0", "PORT=80", "HTTP_PORT=65535"});
+
+    (void)state;
+    assert_runs(&good);
+    settings_deinit(&good.settings);
+    LOAD(star, .env = {"HTTP_BIND=*"});
+    assert_runs(&star);
+    settings_deinit(&star.settings);
+    LOAD(bad, .env = {"HTTP_BIND=localhost"});
+    assert_refused(&bad, "ws-broker: environment: HTTP_BIND is 'localhost', but must be an IPv4 or "
+                         "IPv6 address or *");
+    LOAD(flag, .flags = {"--http-port", "80"});
+    assert_refused(&flag, "ws-broker: there is no option '--http-port' (see --help)");
+}
+
+/* ---- Sources --------------------------------------------------------------------------------- */
+
+static void the_stronger_source_wins(void **state) {
+    static const char text[] = "RATE_BURST=2\nRATE_MESSAGES=2\nLOGIN_ATTEMPTS=2\n";
+
+    (void)state;
+    write_file(text, strlen(text));
+    LOAD(load, .flags = {file_flag, "--login-attempts=4"},
+         .env = {"RATE_MESSAGES=3", "LOGIN_ATTEMPTS=3"});
+    assert_runs(&load);
+    assert_int_equal(load.settings.rate_burst, 2);
+    assert_int_equal(load.settings.rate_messages, 3);
+    assert_int_equal(load.settings.login_attempts, 4);
+    settings_deinit(&load.settings);
+}
+
+static void a_profile_is_weaker_than_anybody(void **state) {
+    LOAD(profile, .program = PROGRAM_API, .env = {"CHAT_ENV=cloud_run"});
+
+    (void)state;
+    assert_runs(&profile);
+    assert_int_equal(profile.settings.log_format, LOG_FORMAT_JSON);
+    settings_deinit(&profile.settings);
+    LOAD(asked, .program = PROGRAM_API, .env = {"CHAT_ENV=cloud_run", "LOG_FORMAT=text"});
+    assert_runs(&asked);
+    assert_int_equal(asked.settings.log_format, LOG_FORMAT_TEXT);
+    settings_deinit(&asked.settings);
+}
+
+static void the_later_file_and_flag_win(void **state) {
+    char other[] = "/tmp/hlchat-test-settings-XXXXXX";
+    int fd = mkstemp(other);
+
+    (void)state;
+    assert_true(fd >= 0);
+    assert_int_equal(write(fd, "RATE_BURST=7\n", 13), 13);
+    close(fd);
+    write_file("RATE_BURST=6\nRATE_MESSAGES=6\n", 29);
+    LOAD(load, .flags = {"--env-file", file_path, "--env-file", other, "--login-attempts", "1",
+                         "--login-attempts", "2"});
+    unlink(other);
+    assert_runs(&load);
+    assert_int_equal(load.settings.rate_burst, 7);
+    assert_int_equal(load.settings.rate_messages, 6);
+    assert_int_equal(load.settings.login_attempts, 2);
+    settings_deinit(&load.settings);
+}
+
+static void empty_is_not_set(void **state) {
+    (void)state;
+    write_file("RATE_BURST=\nCHAT_NAME=\n", 23);
+    LOAD(load, .flags = {file_flag}, .env = {"HISTORY_LIMIT=", "STORE="});
+    assert_runs(&load);
+    assert_int_equal(load.settings.rate_burst, 20);
+    assert_string_equal(load.settings.chat_name, "main");
+    assert_int_equal(load.settings.history_limit, 100);
+    settings_deinit(&load.settings);
+}
+
+static void other_names_in_the_environment_are_ignored(void **state) {
+    LOAD(load, .env = {"PATH=/bin", "HISTORY_LIMITS=5", "HISTORY", "history_limit=5", "=", ""});
+
+    (void)state;
+    assert_runs(&load);
+    assert_int_equal(load.settings.history_limit, 100);
+    settings_deinit(&load.settings);
+}
+
+/* ---- Files ----------------------------------------------------------------------------------- */
+
+static void files_that_are_read(void **state) {
+    static const char *const cases[] = {
+        "HISTORY_LIMIT=42\n",
+        "HISTORY_LIMIT=42",
+        "HISTORY_LIMIT=42\r\n",
+        "# HISTORY_LIMIT=1\n\n   \t\n\r\nHISTORY_LIMIT=42\n#",
+        "HISTORY_LIMIT=1\nHISTORY_LIMIT=42\n",
+        "HTTP_PORT=80\nFCGI_THREADS=4\nHISTORY_LIMIT=42\n", /* for other programs */
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        write_file(cases[i], strlen(cases[i]));
+        LOAD(load, .flags = {file_flag});
+        assert_runs(&load);
+        assert_int_equal(load.settings.history_limit, 42);
+        settings_deinit(&load.settings);
+    }
+    write_file("", 0);
+    LOAD(empty, .flags = {file_flag});
+    assert_runs(&empty);
+    settings_deinit(&empty.settings);
+}
+
+static void values_are_taken_as_they_stand(void **state) {
+    static const char text[] = "LISTEN=unix:/run/$HOME #x \"y\"=z\n";
+
+    (void)state;
+    write_file(text, strlen(text));
+    LOAD(load, .flags = {file_flag});
+    assert_runs(&load);
+    assert_string_equal(load.settings.listen.path, "/run/$HOME #x \"y\"=z");
+    settings_deinit(&load.settings);
+}
+
+static void errors_name_file_and_line(void **state) {
+    static const struct {
+        const char *text;
+        const char *error; /* after the file's name */
+    } cases[] = {
+        {"# x\n\nHISTORY_LIMIT=x\n",
+         ":3: HISTORY_LIMIT is 'x', but must be a whole number from 0 to 1000"},
+        {"HISTORY_LIMIT=\"5\"\n",
+         ":1: HISTORY_LIMIT is '\"5\"', but must be a whole number from 0 to 1000"},
+        {"HISTORY_LIMIT=5\nNOTHING=1\n", ":2: there is no setting 'NOTHING'"},
+        {"HISTORY_LIMITS=5\n", ":1: there is no setting 'HISTORY_LIMITS'"},
+        {"NOTHING=\n", ":1: there is no setting 'NOTHING'"},
+        {"history_limit=5\n", ":1: there is no setting 'history_limit'"},
+        {" HISTORY_LIMIT=5\n", ":1: there is no setting ' HISTORY_LIMIT'"},
+        {"HISTORY_LIMIT =5\n", ":1: there is no setting 'HISTORY_LIMIT '"},
+        {"=5\n", ":1: there is no setting ''"},
+        {"HISTORY_LIMIT\n", ":1: 'HISTORY_LIMIT' is not KEY=value"},
+        {"  # x\n", ":1: '  # x' is not KEY=value"},
+        {"\xef\xbb\xbfPORT=1\n", ":1: there is no setting '???PORT'"},
+        {"FCGI_THREADS=1\n", ":1: FCGI_THREADS is '1', but must be a whole number from 2 to 256"},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        char line[512];
+        write_file(cases[i].text, strlen(cases[i].text));
+        LOAD(load, .flags = {file_flag});
+        snprintf(line, sizeof(line), "ws-broker: %s%s", file_path, cases[i].error);
+        assert_refused(&load, line);
+    }
+}
+
+static void bytes_that_no_file_should_have(void **state) {
+    char line[512], text[3000];
+
+    (void)state;
+    write_file("PORT=1\nPORT=1\0002\n", 16);
+    LOAD(nul, .flags = {file_flag});
+    snprintf(line, sizeof(line), "ws-broker: %s:2: a NUL byte", file_path);
+    assert_refused(&nul, line);
+
+    /* A long line is an error of its own kind only by its value; the message stays short. */
+    snprintf(text, sizeof(text), "PORT=1\n#%02000d\nCHAT_NAME=%0500d\n", 0, 0);
+    write_file(text, strlen(text));
+    LOAD(longest, .flags = {file_flag});
+    snprintf(line, sizeof(line),
+             "ws-broker: %s:3: CHAT_NAME is '%080d...', but must be 1 to 64 of A-Z a-z 0-9 _ -",
+             file_path, 0);
+    assert_refused(&longest, line);
+
+    /* Nothing in a value forges a second line. */
+    LOAD(forged, .env = {"CHAT_NAME=a\nws-broker: \x1b[1mready"});
+    assert_refused(&forged, "ws-broker: environment: CHAT_NAME is 'a?ws-broker: ?[1mready', but "
+                            "must be 1 to 64 of A-Z a-z 0-9 _ -");
+}
+
+static void files_that_cannot_be_read(void **state) {
+    LOAD(missing, .flags = {"--env-file", "/nowhere/x.env"});
+
+    (void)state;
+    assert_refused(&missing, "ws-broker: /nowhere/x.env: No such file or directory");
+    LOAD(folder, .flags = {"--env-file", "/tmp"});
+    assert_refused(&folder, "ws-broker: /tmp: Is a directory");
+}
+
+/* ---- Flags ----------------------------------------------------------------------------------- */
+
+static void flags_have_two_forms(void **state) {
+    LOAD(load, .flags = {"--history-limit", "5", "--rate-burst=6", "--listen=unix:/a=b"});
+
+    (void)state;
+    assert_runs(&load);
+    assert_int_equal(load.settings.history_limit, 5);
+    assert_int_equal(load.settings.rate_burst, 6);
+    assert_string_equal(load.settings.listen.path, "/a=b");
+    settings_deinit(&load.settings);
+}
+
+static void flags_that_are_refused(void **state) {
+    static const struct {
+        const char *flag;
+        const char *error;
+    } cases[] = {
+        {"--history", "there is no option '--history' (see --help)"},
+        {"--history_limit=5", "there is no option '--history_limit' (see --help)"},
+        {"--HISTORY-LIMIT=5", "there is no option '--HISTORY-LIMIT' (see --help)"},
+        {"--fcgi-threads=5", "there is no option '--fcgi-threads' (see --help)"},
+        {"-h", "there is no option '-h' (see --help)"},
+        {"--", "there is no option '--' (see --help)"},
+        {"serve", "there is no option 'serve' (see --help)"},
+        {"", "there is no option '' (see --help)"},
+        {"=5", "there is no option '' (see --help)"},
+        {"--history-limit", "--history-limit wants a value"},
+        {"--env-file", "--env-file wants a value"},
+        {"--check=yes", "--check takes no value"},
+        {"--history-limit=",
+         "--history-limit: HISTORY_LIMIT is '', but must be a whole number from 0 to 1000"},
+        {"--history-limit=--check",
+         "--history-limit: HISTORY_LIMIT is '--check', but must be a whole number from 0 to 1000"},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        char line[256];
+        LOAD(load, .flags = {cases[i].flag});
+        snprintf(line, sizeof(line), "ws-broker: %s", cases[i].error);
+        assert_refused(&load, line);
+    }
+}
+
+/* ---- Rules that join several rows ------------------------------------------------------------ */
+
+static void production_refuses_what_suits_development(void **state) {
+    static const char *const profiles[] = {"cloud_run", "prod"};
+
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        char line[256];
+        LOAD(broker, .flags = {"--chat-env", profiles[i]});
+        snprintf(line, sizeof(line),
+                 "ws-broker: IDENTITY=dev lets anybody be anybody: CHAT_ENV=%s refuses it",
+                 profiles[i]);
+        assert_refused(&broker, line);
+        /* api-fcgi has neither */
+        LOAD(api, .program = PROGRAM_API, .flags = {"--chat-env", profiles[i]});
+        assert_runs(&api);
+        assert_int_equal(api.settings.chat_env, i + 1);
+        settings_deinit(&api.settings);
+    }
+}
+
+static void history_fits_the_log(void **state) {
+    LOAD(good, .env = {"HISTORY_LIMIT=500", "LOG_MAXLEN=500"});
+
+    (void)state;
+    assert_runs(&good);
+    settings_deinit(&good.settings);
+    LOAD(bad, .env = {"HISTORY_LIMIT=501", "LOG_MAXLEN=500"});
+    assert_refused(&bad, "ws-broker: HISTORY_LIMIT is 501, but must not be more than LOG_MAXLEN, "
+                         "500");
+    /* not api-fcgi's business */
+    LOAD(api, .program = PROGRAM_API, .env = {"HISTORY_LIMIT=501", "LOG_MAXLEN=500"});
+    assert_runs(&api);
+    settings_deinit(&api.settings);
+}
+
+static void a_frame_holds_the_longest_message(void **state) {
+    LOAD(good, .env = {"MESSAGE_MAX_BYTES=1000", "FRAME_MAX_BYTES=6512"});
+
+    (void)state;
+    assert_runs(&good);
+    settings_deinit(&good.settings);
+    LOAD(bad, .env = {"MESSAGE_MAX_BYTES=1000", "FRAME_MAX_BYTES=6511"});
+    assert_refused(&bad, "ws-broker: FRAME_MAX_BYTES is 6511, but must be at least 6512: 6 x "
+                         "MESSAGE_MAX_BYTES (1000) + 512");
+}
+
+/* ---- What a person asks for ------------------------------------------------------------------ */
+
+static void assert_done(const struct load *load) {
+    assert_string_equal(load->err, "");
+    assert_int_equal(load->result, SETTINGS_DONE);
+}
+
+static void check_says_one_line(void **state) {
+    LOAD(good, .flags = {"--check"});
+
+    (void)state;
+    assert_done(&good);
+    assert_string_equal(good.out, "ws-broker: the settings are valid\n");
+    settings_deinit(&good.settings);
+    LOAD(bad, .flags = {"--check", "--rate-burst", "0"});
+    assert_refused(&bad, "ws-broker: --rate-burst: RATE_BURST is '0', but must be a whole number "
+                         "from 1 to 1000000");
+}
+
+static void version_and_help_are_always_answered(void **state) {
+    char line[64];
+
+    (void)state;
+    LOAD(version, .program = PROGRAM_API, .flags = {"--check", "--version", "--print-config"},
+         .env = {"FCGI_THREADS=bad"});
+    assert_done(&version);
+    snprintf(line, sizeof(line), "api-fcgi %s\n", chat_version());
+    assert_string_equal(version.out, line);
+    settings_deinit(&version.settings);
+    LOAD(help, .program = PROGRAM_API, .flags = {"--help"}, .env = {"FCGI_THREADS=bad"});
+    assert_done(&help);
+    settings_deinit(&help.settings);
+}
+
+static void help_names_each_setting_of_the_program(void **state) {
+    LOAD(broker, .flags = {"--help"});
+
+    (void)state;
+    assert_done(&broker);
+    assert_non_null(strstr(broker.out, "\n  --history-limit 0..1000  "));
+    assert_non_null(strstr(broker.out, "newest messages a client can ask for [100]\n"));
+    assert_non_null(strstr(broker.out, "\n  --chat-env dev|cloud_run|prod  "));
+    assert_non_null(strstr(broker.out, "\n  --trusted-proxies NETWORKS  "));
+    assert_null(strstr(broker.out, "--fcgi"));
+    assert_null(strstr(broker.out, "--port"));
+    assert_null(strstr(broker.out, "\nHAProxy\n"));
+    settings_deinit(&broker.settings);
+    LOAD(api, .program = PROGRAM_API, .flags = {"--help"});
+    assert_done(&api);
+    assert_non_null(strstr(api.out, "\n  --fcgi-threads 2..256  "));
+    assert_null(strstr(api.out, "--history-limit"));
+    settings_deinit(&api.settings);
+}
+
+static void printed_config_can_be_read_back(void **state) {
+    LOAD(first, .flags = {"--print-config", "--rate-burst=7", "--listen=unix:/a #b=c"},
+         .env = {"TRUSTED_PROXIES=none", "CHAT_NAME=other", "PORT=80"});
+
+    (void)state;
+    assert_done(&first);
+    assert_non_null(strstr(first.out, "RATE_BURST=7\n"));
+    assert_non_null(strstr(first.out, "\nLISTEN=unix:/a #b=c\n"));
+    assert_non_null(strstr(first.out, "\nTRUSTED_PROXIES=none\n"));
+    assert_non_null(strstr(first.out, "\nHISTORY_LIMIT=100\n"));
+    assert_null(strstr(first.out, "PORT="));
+    assert_null(strstr(first.out, "FCGI_"));
+    settings_deinit(&first.settings);
+
+    write_file(first.out, strlen(first.out));
+    LOAD(second, .flags = {file_flag, "--print-config"});
+    assert_done(&second);
+    assert_string_equal(second.out, first.out);
+    settings_deinit(&second.settings);
+}
+
+static void profiles_have_labels(void **state) {
+    (void)state;
+    assert_string_equal(settings_profile_label(PROFILE_DEV), "LOCAL DEV");
+    assert_string_equal(settings_profile_label(PROFILE_CLOUD_RUN), "DEVELOPMENT");
+    assert_string_equal(settings_profile_label(PROFILE_PROD), "PRODUCTION");
+}
+
+#define WITH_FILE(test) cmocka_unit_test_setup_teardown(test, make_file, remove_file)
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(defaults_are_those_of_the_design),
+        cmocka_unit_test(ranges_hold_at_their_ends),
+        cmocka_unit_test(numbers_are_nothing_but_digits),
+        cmocka_unit_test(choices_are_words),
+        cmocka_unit_test(names_are_letters),
+        cmocka_unit_test(addresses_and_networks),
+        cmocka_unit_test(haproxy_rows_are_checked_and_ignored),
+        WITH_FILE(the_stronger_source_wins),
+        cmocka_unit_test(a_profile_is_weaker_than_anybody),
+        WITH_FILE(the_later_file_and_flag_win),
+        WITH_FILE(empty_is_not_set),
+        cmocka_unit_test(other_names_in_the_environment_are_ignored),
+        WITH_FILE(files_that_are_read),
+        WITH_FILE(values_are_taken_as_they_stand),
+        WITH_FILE(errors_name_file_and_line),
+        WITH_FILE(bytes_that_no_file_should_have),
+        cmocka_unit_test(files_that_cannot_be_read),
+        cmocka_unit_test(flags_have_two_forms),
+        cmocka_unit_test(flags_that_are_refused),
+        cmocka_unit_test(production_refuses_what_suits_development),
+        cmocka_unit_test(history_fits_the_log),
+        cmocka_unit_test(a_frame_holds_the_longest_message),
+        cmocka_unit_test(check_says_one_line),
+        cmocka_unit_test(version_and_help_are_always_answered),
+        cmocka_unit_test(help_names_each_setting_of_the_program),
+        WITH_FILE(printed_config_can_be_read_back),
+        cmocka_unit_test(profiles_have_labels),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
