@@ -6,7 +6,7 @@ with bad UTF-8, pings between fragments, a reader that stops reading.
 
 Both: `send("history", limit=5)`, `send_text(anything)`, `receive_text()`, `receive()` (parsed),
 `ask("history", limit=5)` = send and receive, `login("bob")`, `error()` (the next frame must be an
-error; its text), `barrier()` (all that was sent before has arrived), `close_code()`.
+error; its text), `barrier()` (what came so far), `close_code()`.
 """
 
 import base64
@@ -84,7 +84,8 @@ class Chat:
     def barrier(self):
         """All frames that came before the answer to a request made now, parsed.
 
-        Replies and broadcasts are one sequence, so what is not in the list was not sent.
+        Replies and broadcasts are one sequence, so what anybody has received by now is in the
+        list, or was not sent to this client.
         """
         self.send("barrier of the test")
         frames = []

@@ -211,9 +211,19 @@ class Program:
 
     def _probe(self):
         try:
-            return self.is_ready()
+            return self._has_its_ports() and self.is_ready()
         except (OSError, http.client.HTTPException):
             return False
+
+    def _has_its_ports(self):
+        """Whether it is this process that listens there, and not one that had the port before."""
+        listening = {}
+        for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+            _, local, _, state, *_, inode = line.split()[:10]
+            if state == "0A":
+                listening[int(local.partition(":")[2], 16)] = f"socket:[{inode}]"
+        mine = {os.readlink(fd) for fd in Path(f"/proc/{self.pid}/fd").iterdir()}
+        return all(listening.get(port.number) in mine for port in self.ports.values())
 
     @property
     def running(self):
