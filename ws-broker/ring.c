@@ -76,7 +76,7 @@ size_t ring_frame_max(const struct ring *ring) {
 }
 
 int ring_append(struct ring *ring, const void *payload, size_t len) {
-    if (len > ring_frame_max(ring) - FRAME_HEADER_MAX)
+    if (len > ring_frame_max(ring) || frame_header_len(len) + len > ring_frame_max(ring))
         return CHAT_ERANGE;
     uint8_t *at = ring->bytes + (ring->end & (ring->size - 1));
     size_t header = frame_text_header(at, len);
