@@ -97,6 +97,7 @@ require_all_alive() {
     for name in "${!pids[@]}"; do
         if ! is_alive "$name"; then
             end_of "$name"
+            unset "pids[$name]"
             exit 1
         fi
     done
@@ -192,7 +193,10 @@ start haproxy env HTTP_BIND="$bind" PORT="$port" PAGE_DIR=haproxy/page RUN_DIR="
     API_MAXCONN=$((threads > 3 ? threads - 2 : 1)) \
     HAPROXY_OPS_BIND="${HAPROXY_OPS_BIND:-unix@$dir/haproxy-ops.sock}" \
     haproxy -db -f haproxy/haproxy.cfg
+wait_for haproxy test -S "$dir/admin.sock"
 wait_for "the chat" chat_answers
+# It answers; but is it ours, or one that took the port in the meantime?
+require_all_alive
 
 websocat=websocat
 [[ ! -x build/venv/bin/websocat ]] || websocat=build/venv/bin/websocat
