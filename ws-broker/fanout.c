@@ -132,7 +132,7 @@ size_t fanout_joined(const struct fanout *fanout) {
 
 /* Queued bytes decide whether we go on reading from a client. */
 static void account_replies(struct fanout *fanout, struct fanout_client *client) {
-    bool all_full = fanout->queued > FANOUT_REPLY_TOTAL;
+    bool all_full = fanout_replies_full(fanout);
     bool pause = client->_paused ? client->_queued > FANOUT_REPLY_PAUSE / 2
                                  : client->_queued > FANOUT_REPLY_PAUSE;
     pause = pause || (all_full && client->_queued > 0);
@@ -217,7 +217,7 @@ void fanout_reply(struct fanout *fanout, struct fanout_client *client, char *buf
 }
 
 bool fanout_replies_full(const struct fanout *fanout) {
-    return fanout->queued > FANOUT_REPLY_TOTAL;
+    return fanout->queued >= FANOUT_REPLY_TOTAL;
 }
 
 bool fanout_has_replies(const struct fanout_client *client) {
