@@ -360,6 +360,15 @@ class TestStop:
         for client in clients:
             assert client.close_code() in (1001, 1006, 1012)
 
+    def test_new_clients_are_led_elsewhere_meanwhile(self, start_stack):
+        stack = start_stack(api=False, haproxy=False)
+        client = stack.connect("alice", direct=True)
+        stack.broker.signal()
+        until("it is draining", lambda: stack.broker.http("/readyz").status == 404)
+        assert stack.broker.http("/healthz").status == 200
+        assert client.ask("message", message="still served")["message"] == "still served"
+        assert stack.broker.wait() == 0
+
     def test_a_second_signal_does_no_harm(self, start_stack):
         stack = start_stack(api=False)
         stack.connect("alice")

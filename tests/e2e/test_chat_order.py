@@ -149,3 +149,7 @@ class TestHistoryInABusyChat:
                 before = [json.loads(frame) for frame in seen[:count]][::-1][:100]
                 assert newest == before
             assert len({count for count, _ in full}) > 10, "nothing came between the requests"
+
+
+class TestOrderWithLatencyForFewerWrites(TestOrder, TestHistoryInABusyChat):
+    SETTINGS = {"RATE_MESSAGES": 0, "FLUSH_INTERVAL_MS": 10, "api": False}
