@@ -111,7 +111,7 @@ class TestHistoryInABusyChat:
         async def observe(client):
             """[(what was broadcast so far, the reply)], asking again as soon as it is answered."""
             seen, replies = [], []
-            while len(replies) < requests:
+            while len(replies) < requests or len(seen) < 1000:
                 await client.send('{"action":"history","limit":100}')
                 while True:
                     frame = await client.recv()
