@@ -21,6 +21,8 @@ enum row_type {
     ROW_CHOICE,   /* int: the index in choices */
     ROW_NAME,     /* char *: 1..max of [A-Za-z0-9_-] */
     ROW_LISTEN,   /* struct address_listen */
+    ROW_TEXT,     /* char *: 1..max printable bytes; NULL when not set */
+    ROW_URL,      /* char *: http:// or https://, 1..max bytes; NULL when not set */
     ROW_NETWORKS, /* struct address_networks */
     ROW_IP,       /* checked, kept nowhere */
 };
@@ -30,8 +32,8 @@ struct row {
     const char *name;
     unsigned programs; /* enum settings_program */
     enum row_type type;
-    size_t offset; /* of the member in struct settings, or NO_MEMBER */
-    const char *usual;
+    size_t offset;     /* of the member in struct settings, or NO_MEMBER */
+    const char *usual; /* "": not set */
     int min, max;
     const char *const *choices; /* in the order of the enum; NULL ends them */
     const char *help;
@@ -44,7 +46,9 @@ enum { API = PROGRAM_API, BROKER = PROGRAM_BROKER, HAPROXY = PROGRAM_HAPROXY };
 
 static const char *const profiles[] = {"dev", "cloud_run", "prod", NULL};
 static const char *const stores[] = {"memory", NULL};
-static const char *const identities[] = {"dev", NULL};
+static const char *const identities[] = {"dev", "jwt", "heavenland", NULL};
+static const char *const expiries[] = {"login", "session", NULL};
+const char *const settings_jwt_algorithms[] = {"RS256", "RS384", "RS512", NULL};
 static const char *const levels[] = {"error", "warn", "info", "debug", NULL};
 static const char *const formats[] = {"text", "json", NULL};
 
@@ -68,13 +72,29 @@ static const struct row rows[] = {
     {"Chat", "STORE", BROKER, ROW_CHOICE, MEMBER(store), "memory", 0, 0, stores,
      "what keeps the log of messages"},
     {"Chat", "IDENTITY", BROKER, ROW_CHOICE, MEMBER(identity), "dev", 0, 0, identities,
-     "what a login means; dev: the token is the nickname"},
+     "who says who a player is; dev: the token is the nickname"},
     {"Chat", "CHAT_NAME", BROKER, ROW_NAME, MEMBER(chat_name), "main", 1, 64, NULL,
      "which chat: brokers of one name share it"},
     {"Chat", "HISTORY_LIMIT", BROKER, ROW_INT, MEMBER(history_limit), "100", 0, 1000, NULL,
      "newest messages a client can ask for"},
     {"Chat", "LOG_MAXLEN", BROKER, ROW_INT, MEMBER(log_maxlen), "10000", 100, 1000000, NULL,
      "messages the log keeps"},
+    {"Login", "JWT_PUBLIC_KEY_FILE", BROKER, ROW_TEXT, MEMBER(jwt_public_key_file), "", 1, 4096,
+     NULL, "PEM files, separated by commas, of the keys that sign tokens"},
+    {"Login", "JWKS_URL", BROKER, ROW_URL, MEMBER(jwks_url), "", 1, 512, NULL,
+     "where the key set of the identity provider is"},
+    {"Login", "JWT_ALGORITHM", BROKER, ROW_CHOICE, MEMBER(jwt_algorithm), "RS256", 0, 0,
+     settings_jwt_algorithms, "how tokens are signed"},
+    {"Login", "JWT_AUDIENCE", BROKER, ROW_TEXT, MEMBER(jwt_audience), "heavenland-api", 1, 256,
+     NULL, "what must be among a token's aud"},
+    {"Login", "JWT_ISSUER", BROKER, ROW_TEXT, MEMBER(jwt_issuer), "", 1, 512, NULL,
+     "what a token's iss must be; any when not set"},
+    {"Login", "JWT_NICKNAME_CLAIM", BROKER, ROW_NAME, MEMBER(jwt_nickname_claim), "nickname", 1, 64,
+     NULL, "which claim of a token is the nickname"},
+    {"Login", "TOKEN_EXPIRY", BROKER, ROW_CHOICE, MEMBER(token_expiry), "login", 0, 0, expiries,
+     "when a token must be valid: at the login, or all the time"},
+    {"Login", "HEAVENLAND_API_URL", BROKER, ROW_URL, MEMBER(heavenland_api_url), "", 1, 512, NULL,
+     "the account service, for IDENTITY=heavenland"},
     {"Limits", "MESSAGE_MAX_BYTES", BROKER, ROW_INT, MEMBER(message_max_bytes), "2048", 1, 16384,
      NULL, "longest message text"},
     {"Limits", "FRAME_MAX_BYTES", BROKER, ROW_INT, MEMBER(frame_max_bytes), "16384", 1024, 131072,
@@ -91,6 +111,8 @@ static const struct row rows[] = {
      0, 100000, NULL, "new ones per second from one address; 0: no limit"},
     {"Limits", "LOGIN_ATTEMPTS", BROKER, ROW_INT, MEMBER(login_attempts), "5", 1, 1000, NULL,
      "failed logins before a connection is closed"},
+    {"Limits", "LOGIN_FAILURES_PER_MINUTE", BROKER, ROW_INT, MEMBER(login_failures_per_minute),
+     "60", 0, 100000, NULL, "refused logins from one address; 0: no limit"},
     {"Timing", "LOGIN_TIMEOUT_S", BROKER, ROW_INT, MEMBER(login_timeout_s), "120", 1, 3600, NULL,
      "seconds without a login before a connection is closed"},
     {"Timing", "PING_INTERVAL_S", BROKER, ROW_INT, MEMBER(ping_interval_s), "25", 1, 3600, NULL,
@@ -190,18 +212,41 @@ static int parse_choice(const struct row *row, const char *text, int *out) {
     return CHAT_EINVAL;
 }
 
-static int parse_name(const struct row *row, const char *text, char **out) {
-    size_t len = strlen(text);
-    size_t good = strspn(text, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-");
-
-    if (good != len || len < (size_t)row->min || len > (size_t)row->max)
-        return CHAT_EINVAL;
+static int keep_text(const char *text, char **out) {
     char *copy = strdup(text);
     if (!copy)
         return CHAT_ENOMEM;
     free(*out);
     *out = copy;
     return CHAT_OK;
+}
+
+static int parse_name(const struct row *row, const char *text, char **out) {
+    size_t len = strlen(text);
+    size_t good = strspn(text, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-");
+
+    if (good != len || len < (size_t)row->min || len > (size_t)row->max)
+        return CHAT_EINVAL;
+    return keep_text(text, out);
+}
+
+static int parse_text(const struct row *row, const char *text, char **out) {
+    size_t len = strlen(text);
+
+    if (len > (size_t)row->max)
+        return CHAT_EINVAL;
+    for (size_t i = 0; i < len; i++) {
+        if (iscntrl((unsigned char)text[i]))
+            return CHAT_EINVAL;
+    }
+    return keep_text(text, out);
+}
+
+static int parse_url(const struct row *row, const char *text, char **out) {
+    bool is_http = strncmp(text, "http://", 7) == 0 || strncmp(text, "https://", 8) == 0;
+
+    /* Nothing that would have to be escaped, and no user:password@, which would be shown. */
+    return is_http && !strpbrk(text, " \t\"<>\\^`{|}@#") ? parse_text(row, text, out) : CHAT_EINVAL;
 }
 
 static int parse_networks(const char *text, struct address_networks *out) {
@@ -228,6 +273,10 @@ static int parse_value(const struct row *row, const char *text, struct settings 
         return parse_choice(row, text, member);
     case ROW_NAME:
         return parse_name(row, text, member);
+    case ROW_TEXT:
+        return parse_text(row, text, member);
+    case ROW_URL:
+        return parse_url(row, text, member);
     case ROW_LISTEN:
         return address_listen_parse(text, member);
     case ROW_NETWORKS:
@@ -257,6 +306,12 @@ static void describe_allowed(const struct row *row, char *out, size_t size) {
         return;
     case ROW_NAME:
         snprintf(out, size, "%d to %d of A-Z a-z 0-9 _ -", row->min, row->max);
+        return;
+    case ROW_TEXT:
+        snprintf(out, size, "at most %d bytes without control characters", row->max);
+        return;
+    case ROW_URL:
+        snprintf(out, size, "http://... or https://... without user and password");
         return;
     case ROW_LISTEN:
         snprintf(out, size, "address:port (numeric, [::1]:9000 for IPv6) or unix:/path");
@@ -361,7 +416,7 @@ static int load_environment(struct loader *loader, char **env) {
 
 static int load_defaults(struct loader *loader) {
     for (const struct row *row = rows; row < rows + ROW_COUNT; row++) {
-        if (set_value(loader, row, row->usual, "default") != CHAT_OK)
+        if (row->usual[0] && set_value(loader, row, row->usual, "default") != CHAT_OK)
             return CHAT_EINVAL;
         loader->given[row - rows] = false;
     }
@@ -484,6 +539,14 @@ static int check_together(const struct loader *loader) {
     if (settings->chat_env != PROFILE_DEV && settings->identity == IDENTITY_DEV)
         return complain(loader, "IDENTITY=dev lets anybody be anybody: CHAT_ENV=%s refuses it",
                         profile);
+    if (settings->identity != IDENTITY_DEV && !settings->jwt_public_key_file && !settings->jwks_url)
+        return complain(loader, "IDENTITY=%s wants JWT_PUBLIC_KEY_FILE or JWKS_URL",
+                        identities[settings->identity]);
+    if (settings->identity == IDENTITY_HEAVENLAND && !settings->heavenland_api_url)
+        return complain(loader, "IDENTITY=heavenland wants HEAVENLAND_API_URL");
+    if (settings->heavenland_api_url &&
+        settings->heavenland_api_url[strlen(settings->heavenland_api_url) - 1] == '/')
+        return complain(loader, "HEAVENLAND_API_URL must not end with a slash");
     if (settings->chat_env != PROFILE_DEV && settings->store == STORE_MEMORY)
         return complain(
             loader, "STORE=memory forgets the chat at a restart: CHAT_ENV=%s refuses it", profile);
@@ -513,6 +576,12 @@ static void describe_value(const struct row *row, char *out, size_t size) {
         return;
     case ROW_NAME:
         snprintf(out, size, "NAME");
+        return;
+    case ROW_TEXT:
+        snprintf(out, size, "TEXT");
+        return;
+    case ROW_URL:
+        snprintf(out, size, "URL");
         return;
     case ROW_LISTEN:
     case ROW_IP:
@@ -562,7 +631,8 @@ static void print_help(enum settings_program program, FILE *out) {
 static void print_config(const struct loader *loader, FILE *out) {
     for (const struct row *row = rows; row < rows + ROW_COUNT; row++) {
         if (row->programs & loader->program)
-            fprintf(out, "%s=%s\n", row->name, loader->text[row - rows]);
+            fprintf(out, "%s=%s\n", row->name,
+                    loader->text[row - rows] ? loader->text[row - rows] : "");
     }
 }
 
@@ -623,7 +693,7 @@ enum settings_result settings_load(struct settings *settings, enum settings_prog
 
 void settings_deinit(struct settings *settings) {
     for (const struct row *row = rows; row < rows + ROW_COUNT; row++) {
-        if (row->type != ROW_NAME)
+        if (row->type != ROW_NAME && row->type != ROW_TEXT && row->type != ROW_URL)
             continue;
         char **text = (char **)(void *)((char *)settings + row->offset);
         free(*text);

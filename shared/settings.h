@@ -26,7 +26,8 @@ enum settings_program { PROGRAM_API = 1, PROGRAM_BROKER = 2, PROGRAM_HAPROXY = 4
 
 enum settings_profile { PROFILE_DEV = 0, PROFILE_CLOUD_RUN = 1, PROFILE_PROD = 2 };
 enum settings_store { STORE_MEMORY = 0 };
-enum settings_identity { IDENTITY_DEV = 0 };
+enum settings_identity { IDENTITY_DEV = 0, IDENTITY_JWT = 1, IDENTITY_HEAVENLAND = 2 };
+enum settings_token_expiry { TOKEN_EXPIRY_LOGIN = 0, TOKEN_EXPIRY_SESSION = 1 };
 
 /** All values, typed and checked. Texts are owned by the struct, or NULL when not set. */
 struct settings {
@@ -49,6 +50,15 @@ struct settings {
     int connect_rate_per_address; /* per second; 0 = off */
     int login_timeout_s;
     int login_attempts;
+    int login_failures_per_minute; /* per address; 0 = off */
+    int token_expiry;              /* enum settings_token_expiry */
+    int jwt_algorithm;             /* index of settings_jwt_algorithms */
+    char *jwt_public_key_file;     /* paths separated by commas, or NULL */
+    char *jwks_url;                /* or NULL */
+    char *jwt_audience;
+    char *jwt_issuer; /* or NULL: any */
+    char *jwt_nickname_claim;
+    char *heavenland_api_url; /* or NULL; no slash at its end */
     int ping_interval_s;
     int max_clients; /* 0 = what the file limit allows */
     int flush_interval_ms;
@@ -72,6 +82,9 @@ enum settings_result settings_load(struct settings *settings, enum settings_prog
                                    int argc, char **argv, char **env, FILE *out, FILE *err);
 
 void settings_deinit(struct settings *settings);
+
+/** The names that JWT_ALGORITHM takes; NULL ends them. */
+extern const char *const settings_jwt_algorithms[];
 
 /** "LOCAL DEV", "DEVELOPMENT" or "PRODUCTION": what /api/version calls the profile. */
 const char *settings_profile_label(int profile);

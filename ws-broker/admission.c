@@ -11,6 +11,7 @@ struct admission_address {
     struct in6_addr ip; /* the address's group; all peers of a unix socket are one */
     int clients;
     struct rate connects;
+    struct rate login_failures;
     UT_hash_handle hh;
 };
 
@@ -73,10 +74,37 @@ void admission_leave(struct admission *admission, const struct address_ip *addre
         entry->clients--;
 }
 
+/* A rate counts per second; on a clock that is 60 times slower that is per minute. */
+enum { MINUTE_CLOCK = 60 };
+
+static struct rate_limit failure_limit(const struct admission *admission) {
+    return (struct rate_limit){admission->login_failures_per_minute,
+                               admission->login_failures_per_minute};
+}
+
+int64_t admission_login_wait_s(const struct admission *admission, const struct address_ip *address,
+                               int64_t now_ms) {
+    const struct rate_limit limit = failure_limit(admission);
+    const struct admission_address *entry = find(admission, address);
+    int64_t wait = entry ? rate_wait(&entry->login_failures, &limit, now_ms / MINUTE_CLOCK) : 0;
+    return (wait * MINUTE_CLOCK + 999) / 1000;
+}
+
+void admission_login_failed(struct admission *admission, const struct address_ip *address,
+                            int64_t now_ms) {
+    const struct rate_limit limit = failure_limit(admission);
+    struct admission_address *entry = limit.per_second > 0 ? find_or_add(admission, address) : NULL;
+    if (entry)
+        rate_take(&entry->login_failures, &limit, now_ms / MINUTE_CLOCK);
+}
+
 void admission_tick(struct admission *admission, int64_t now_ms) {
+    const struct rate_limit failures = failure_limit(admission);
     struct admission_address *entry, *next;
     HASH_ITER(hh, admission->_by_address, entry, next) {
-        if (entry->clients > 0 || !rate_is_full(&entry->connects, &admission->connect_rate, now_ms))
+        if (entry->clients > 0 ||
+            !rate_is_full(&entry->connects, &admission->connect_rate, now_ms) ||
+            !rate_is_full(&entry->login_failures, &failures, now_ms / MINUTE_CLOCK))
             continue;
         HASH_DEL(admission->_by_address, entry);
         free(entry);

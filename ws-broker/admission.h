@@ -1,6 +1,6 @@
 /*
- * admission.h: who may connect: the cap on all clients, and the limits per client address, which
- * are off unless set.
+ * admission.h: who may connect and try to log in: the cap on all clients, and limits per client
+ * address.
  *
  * An address is that of the client, as told by a trusted proxy; an IPv6 /64 counts as one. Pure;
  * loop thread only.
@@ -21,6 +21,7 @@ struct admission {
     size_t max_clients;             /* > 0 */
     int max_per_address;            /* 0 = off */
     struct rate_limit connect_rate; /* per address; 0 per second = off */
+    int login_failures_per_minute;  /* per address; 0 = off */
     size_t clients;
     struct admission_address *_by_address;
 };
@@ -39,6 +40,13 @@ enum admission_result admission_ask(struct admission *admission, const struct ad
 int admission_enter(struct admission *admission, const struct address_ip *address);
 /** It has left; once for each enter. */
 void admission_leave(struct admission *admission, const struct address_ip *address);
+/** How many seconds a client from there has to wait before it may try to log in; 0: it may. */
+int64_t admission_login_wait_s(const struct admission *admission, const struct address_ip *address,
+                               int64_t now_ms);
+/** A login from there was refused. */
+void admission_login_failed(struct admission *admission, const struct address_ip *address,
+                            int64_t now_ms);
+
 /** Forgets addresses that matter no more. Call now and then. */
 void admission_tick(struct admission *admission, int64_t now_ms);
 void admission_clear(struct admission *admission);

@@ -33,6 +33,8 @@
 #include "ws-broker/dispatch.h"
 #include "ws-broker/fanout.h"
 #include "ws-broker/forwarded.h"
+#include "ws-broker/http.h"
+#include "ws-broker/identity_token.h"
 #include "ws-broker/listener.h"
 #include "ws-broker/ws.h"
 
@@ -57,6 +59,7 @@ struct broker {
     uv_signal_t sigterm, sigint;
     struct listener listeners[2]; /* by enum ws_side */
     struct ws *ws;
+    struct http *http; /* NULL with development logins */
     struct admission admission;
     struct chat chat;
     struct metrics metrics;
@@ -104,6 +107,7 @@ static void register_metrics(struct metrics *metrics) {
     for (int why = ADMISSION_FULL; why <= ADMISSION_RATE; why++)
         metrics_register(metrics, &refused_connections[why]);
     handle_login_register_metrics(metrics);
+    identity_token_register_metrics(metrics);
     metrics_register(metrics, &users_here);
     chat_register_metrics(metrics);
     metrics_register(metrics, &received_bytes);
@@ -210,6 +214,12 @@ static void on_pending(void *user) {
     uv_idle_start(&((struct broker *)user)->awake, keep_awake);
 }
 
+static void on_answer(void *user, uint64_t conn_id, const struct identity_answer *answer) {
+    chat_identified(chat_now(user), conn_id, answer);
+}
+
+static const struct identity_events identity_events = {on_answer, on_pending};
+
 static const struct chatlog_events chatlog_events = {on_entry, on_appended, on_pending};
 
 /* ---- the loop
@@ -232,7 +242,8 @@ static void on_flush_due(uv_timer_t *timer) {
 
 static void on_turn_end(uv_check_t *check) {
     struct broker *broker = check->data;
-    bool more = chatlog_turn(broker->chat.log, fanout_room(broker->chat.fanout));
+    bool more = identity_turn(broker->chat.identity);
+    more = chatlog_turn(broker->chat.log, fanout_room(broker->chat.fanout)) || more;
     int64_t due_ms = fanout_turn_end(broker->chat.fanout, (int64_t)uv_now(&broker->loop));
     if (more || due_ms == FANOUT_AGAIN)
         uv_idle_start(&broker->awake, keep_awake);
@@ -247,6 +258,10 @@ static void on_login_timeout(void *user, struct conn *conn) {
     ws_close(((struct broker *)user)->ws, conn, CLOSE_LOGIN_TIMEOUT);
 }
 
+static void on_expired(void *user, struct conn *conn) {
+    ws_close(((struct broker *)user)->ws, conn, CLOSE_TOKEN_EXPIRED);
+}
+
 static void on_ping(void *user, struct conn *conn) {
     (void)user;
     ws_ping(conn);
@@ -258,11 +273,12 @@ static void on_silent(void *user, struct conn *conn) {
 }
 
 static void on_tick(uv_timer_t *timer) {
-    static const struct conns_overdue overdue = {on_login_timeout, on_ping, on_silent};
+    static const struct conns_overdue overdue = {on_login_timeout, on_expired, on_ping, on_silent};
     struct broker *broker = timer->data;
     int64_t now_ms = (int64_t)uv_now(&broker->loop);
-    conns_tick(&broker->chat.conns, now_ms, (int64_t)broker->settings->ping_interval_s * 1000,
-               &overdue, broker);
+    conns_tick(&broker->chat.conns, now_ms, (int64_t)time(NULL),
+               (int64_t)broker->settings->ping_interval_s * 1000, &overdue, broker);
+    identity_tick(broker->chat.identity);
     users_tick(&broker->chat.users, &broker->chat.message_rate, now_ms);
     admission_tick(&broker->admission, now_ms);
 }
@@ -281,6 +297,9 @@ static void on_stop_timer(uv_timer_t *timer) {
     if (left > 0 && uv_now(&broker->loop) < broker->stop_by_ms)
         return;
     log_info("broker", "stopped", log_int("clients_cut", (int64_t)left));
+    identity_free(broker->chat.identity);
+    if (broker->http)
+        http_stop(broker->http);
     ws_stop(broker->ws);
     close_handle(&broker->turn_end);
     close_handle(&broker->awake);
@@ -346,6 +365,28 @@ static void set_limits(struct broker *broker) {
                                                   FRAME_RATE_FACTOR * settings->rate_burst};
     broker->chat.login_timeout_ms = (int64_t)settings->login_timeout_s * 1000;
     broker->chat.login_attempts = settings->login_attempts;
+    broker->chat.close_expired = settings->token_expiry == TOKEN_EXPIRY_SESSION;
+    broker->admission.login_failures_per_minute = settings->login_failures_per_minute;
+}
+
+static struct identity *make_identity(struct broker *broker) {
+    const struct settings *settings = broker->settings;
+    if (settings->identity == IDENTITY_DEV)
+        return identity_dev();
+    struct identity_token_options options = {
+        .verifier = {.policy = {.algorithm = settings_jwt_algorithms[settings->jwt_algorithm],
+                                .audience = settings->jwt_audience,
+                                .issuer = settings->jwt_issuer,
+                                .nickname_claim = settings->jwt_nickname_claim},
+                     .pem_files = settings->jwt_public_key_file,
+                     .jwks_url = settings->jwks_url},
+        .account_url =
+            settings->identity == IDENTITY_HEAVENLAND ? settings->heavenland_api_url : NULL,
+    };
+    broker->http = http_new(&broker->loop);
+    return broker->http
+               ? identity_token_new(&options, &broker->loop, broker->http, &identity_events, broker)
+               : NULL;
 }
 
 static int make_parts(struct broker *broker) {
@@ -359,7 +400,10 @@ static int make_parts(struct broker *broker) {
         log_error("broker", "no_memory", log_errno());
         return CHAT_ENOMEM;
     }
-    chat->identity = identity_dev_check;
+    chat->admission = &broker->admission;
+    chat->identity = make_identity(broker);
+    if (!chat->identity)
+        return CHAT_EINVAL; /* it has said why */
     chat->close = close_conn;
     chat->user = broker;
     return CHAT_OK;
@@ -438,6 +482,7 @@ void broker_free(struct broker *broker) {
     chatlog_free(chat->log);
     history_free(chat->history);
     fanout_free(chat->fanout);
+    http_free(broker->http);
     proto_free(chat->proto);
     users_clear(&chat->users);
     admission_clear(&broker->admission);

@@ -5,6 +5,7 @@
 #include "shared/log.h"
 #include "shared/status.h"
 #include "ws-broker/conn.h"
+#include "ws-broker/dispatch.h"
 #include "ws-broker/fanout.h"
 
 static struct metric messages = {.name = "hlchat_messages_total",
@@ -32,6 +33,8 @@ void chat_open(struct chat *chat, struct conn *conn) {
 void chat_gone(struct chat *chat, struct conn *conn) {
     fanout_drop(chat->fanout, &conn->out);
     conns_remove(&chat->conns, conn);
+    if (conn->login_pending)
+        identity_forget(chat->identity, conn->id);
     if (conn->user)
         users_leave(&chat->users, conn->user, &chat->message_rate, chat->time.now_ms);
     conn->user = NULL;
@@ -61,6 +64,16 @@ void chat_refuse(struct chat *chat, struct conn *conn, enum proto_refusal refusa
         chat->close(chat->user, conn, CLOSE_LOGIN_ATTEMPTS);
     else if (++conn->errors_in_row >= PROTO_ERROR_LIMIT)
         chat->close(chat->user, conn, CLOSE_ERRORS);
+}
+
+void chat_identified(struct chat *chat, uint64_t conn_id, const struct identity_answer *answer) {
+    char error[PROTO_ERROR_MAX];
+    struct conn *conn = conns_find(&chat->conns, conn_id);
+    if (!conn || conn->state == CONN_CLOSING)
+        return;
+    enum proto_refusal refusal = handle_identity(chat, conn, answer, error);
+    if (refusal)
+        chat_refuse(chat, conn, refusal, error);
 }
 
 void chat_appended(struct chat *chat, uint64_t conn_id, int status) {

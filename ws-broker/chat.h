@@ -6,6 +6,7 @@
 #ifndef HLCHAT_CHAT_H
 #define HLCHAT_CHAT_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "shared/metrics.h"
@@ -17,6 +18,7 @@
 #include "ws-broker/rate.h"
 #include "ws-broker/users.h"
 
+struct admission;
 struct conn;
 struct fanout;
 
@@ -31,7 +33,8 @@ struct chat {
     struct fanout *fanout;
     struct history *history;
     struct chatlog *log;
-    identity_check_fn identity;
+    struct identity *identity;
+    struct admission *admission;
     struct users users;
     struct conns conns;
 
@@ -39,6 +42,7 @@ struct chat {
     struct rate_limit message_rate; /* per user */
     int64_t login_timeout_ms;
     int login_attempts;
+    bool close_expired; /* TOKEN_EXPIRY=session */
 
     struct chat_time time; /* of the event that is being handled */
 
@@ -63,6 +67,8 @@ void chat_refuse(struct chat *chat, struct conn *conn, enum proto_refusal refusa
  * reply is never left out in silence. */
 void chat_reply(struct chat *chat, struct conn *conn, char *buffer, size_t len);
 
+/** The answer to a login that was not answered at once; see identity.h. */
+void chat_identified(struct chat *chat, uint64_t conn_id, const struct identity_answer *answer);
 /** How an append that a client began has ended; see chatlog.h. */
 void chat_appended(struct chat *chat, uint64_t conn_id, int status);
 /** The next entry of the log: into the history and out to everybody. */

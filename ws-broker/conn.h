@@ -28,6 +28,7 @@ enum conn_state {
 struct conn {
     uint64_t id; /* unique in this process, never 0 */
     enum conn_state state;
+    bool login_pending; /* its identity is being found out */
     uint8_t pings_unanswered;
     uint16_t errors_in_row;
     uint16_t login_failures;   /* refused by identity before the first login */
@@ -36,6 +37,7 @@ struct conn {
     struct rate frames;
     int64_t login_deadline_ms; /* while CONN_NEW */
     int64_t next_ping_ms;
+    int64_t expires_at; /* unix seconds; 0: its token is not looked at again */
     struct fanout_client out;
 
     char *_partial; /* a message of which only some fragments are here */

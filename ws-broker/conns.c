@@ -31,14 +31,18 @@ void conns_each(struct conns *conns, conns_cb callback, void *user) {
     DL_FOREACH_SAFE(conns->_list, conn, next) callback(user, conn);
 }
 
-void conns_tick(struct conns *conns, int64_t now_ms, int64_t ping_interval_ms,
+void conns_tick(struct conns *conns, int64_t now_ms, int64_t now_s, int64_t ping_interval_ms,
                 const struct conns_overdue *overdue, void *user) {
     struct conn *conn, *next;
     DL_FOREACH_SAFE(conns->_list, conn, next) {
         if (conn->state == CONN_CLOSING)
             continue;
-        if (conn->state == CONN_NEW && now_ms >= conn->login_deadline_ms) {
+        if (conn->state == CONN_NEW && !conn->login_pending && now_ms >= conn->login_deadline_ms) {
             overdue->on_login_timeout(user, conn);
+            continue;
+        }
+        if (conn->expires_at > 0 && now_s >= conn->expires_at) {
+            overdue->on_expired(user, conn);
             continue;
         }
         if (now_ms < conn->next_ping_ms)

@@ -30,13 +30,14 @@ typedef void (*conns_cb)(void *user, struct conn *conn);
 void conns_each(struct conns *conns, conns_cb callback, void *user);
 
 struct conns_overdue {
-    conns_cb on_login_timeout; /* no login in time */
+    conns_cb on_login_timeout; /* no login in time, and none is under way */
+    conns_cb on_expired;       /* the token it logged in with has expired */
     conns_cb on_ping;          /* a ping is due */
     conns_cb on_silent;        /* two pings were not answered */
 };
 
-/** Call about once a second. */
-void conns_tick(struct conns *conns, int64_t now_ms, int64_t ping_interval_ms,
+/** Call about once a second. `now_s` is unix time. */
+void conns_tick(struct conns *conns, int64_t now_ms, int64_t now_s, int64_t ping_interval_ms,
                 const struct conns_overdue *overdue, void *user);
 
 #endif

@@ -31,6 +31,11 @@ enum proto_refusal handle_message(struct chat *chat, struct conn *conn,
 enum proto_refusal handle_history(struct chat *chat, struct conn *conn,
                                   const struct proto_request *request, char error[PROTO_ERROR_MAX]);
 
+/** The end of handle_login(), now or when the answer has come. */
+enum proto_refusal handle_identity(struct chat *chat, struct conn *conn,
+                                   const struct identity_answer *answer,
+                                   char error[PROTO_ERROR_MAX]);
+
 /** Metrics of handle_login.c. */
 void handle_login_register_metrics(struct metrics *metrics);
 

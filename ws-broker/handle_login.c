@@ -1,8 +1,10 @@
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "shared/log.h"
 #include "shared/status.h"
+#include "ws-broker/admission.h"
 #include "ws-broker/chat.h"
 #include "ws-broker/conn.h"
 #include "ws-broker/dispatch.h"
@@ -14,10 +16,14 @@ static struct metric accepted = {.name = "hlchat_logins_total",
 static struct metric refused = {.name = "hlchat_logins_total",
                                 .help = "Logins by how they ended",
                                 .labels = "result=\"refused\""};
+static struct metric unavailable = {.name = "hlchat_logins_total",
+                                    .help = "Logins by how they ended",
+                                    .labels = "result=\"unavailable\""};
 
 void handle_login_register_metrics(struct metrics *metrics) {
     metrics_register(metrics, &accepted);
     metrics_register(metrics, &refused);
+    metrics_register(metrics, &unavailable);
 }
 
 /* Broadcasts begin here: "connected" is queued behind nothing, and everything appended from now on
@@ -30,32 +36,58 @@ static int enter(struct chat *chat, struct conn *conn, const struct identity_ans
     return CHAT_OK;
 }
 
-enum proto_refusal handle_login(struct chat *chat, struct conn *conn,
-                                const struct proto_request *request, char error[PROTO_ERROR_MAX]) {
-    struct identity_answer answer;
-    chat->identity(&request->login, &answer);
+enum proto_refusal handle_identity(struct chat *chat, struct conn *conn,
+                                   const struct identity_answer *answer,
+                                   char error[PROTO_ERROR_MAX]) {
+    conn->login_pending = false;
     conn->login_deadline_ms = chat->time.now_ms + chat->login_timeout_ms;
 
-    if (answer.status != IDENTITY_ACCEPTED) {
+    if (answer->status == IDENTITY_UNAVAILABLE) {
+        unavailable.value++;
+        snprintf(error, PROTO_ERROR_MAX, "%s", answer->error);
+        return REFUSED_UNAVAILABLE;
+    }
+    if (answer->status == IDENTITY_REFUSED) {
         refused.value++;
+        admission_login_failed(chat->admission, &conn->address, chat->time.now_ms);
         if (conn->state == CONN_NEW)
             conn->login_failures++;
-        snprintf(error, PROTO_ERROR_MAX, "%s", answer.error);
+        snprintf(error, PROTO_ERROR_MAX, "%s", answer->error);
         return REFUSED_LOGIN;
     }
     if (conn->state == CONN_LOGGED_IN) {
-        if (strcmp(conn->user->id, answer.user_id) != 0) {
+        if (strcmp(conn->user->id, answer->user_id) != 0) {
             snprintf(error, PROTO_ERROR_MAX, "already logged in as another user");
             return REFUSED_LOGIN;
         }
-    } else if (enter(chat, conn, &answer) != CHAT_OK) {
+    } else if (enter(chat, conn, answer) != CHAT_OK) {
         snprintf(error, PROTO_ERROR_MAX, "the chat is unavailable: try again");
         return REFUSED_UNAVAILABLE;
     }
+    conn->expires_at = chat->close_expired ? answer->expires_at : 0;
     accepted.value++;
     log_debug("login", "accepted", log_int("conn", (int64_t)conn->id));
     size_t len = 0;
     char *reply = proto_info_reply("connected", FANOUT_REPLY_HEADROOM, &len);
     chat_reply(chat, conn, reply, len);
     return REFUSED_NOT;
+}
+
+enum proto_refusal handle_login(struct chat *chat, struct conn *conn,
+                                const struct proto_request *request, char error[PROTO_ERROR_MAX]) {
+    if (conn->login_pending) {
+        snprintf(error, PROTO_ERROR_MAX, "a login is in progress");
+        return REFUSED_LOGIN;
+    }
+    int64_t wait_s = admission_login_wait_s(chat->admission, &conn->address, chat->time.now_ms);
+    if (wait_s > 0) {
+        snprintf(error, PROTO_ERROR_MAX,
+                 "too many failed logins from your address: wait %" PRId64 " s", wait_s);
+        return REFUSED_RATE;
+    }
+    struct identity_answer answer;
+    conn->login_pending = true;
+    if (!identity_check(chat->identity, &request->login, conn->id, &answer))
+        return REFUSED_NOT;
+    return handle_identity(chat, conn, &answer, error);
 }

@@ -16,8 +16,10 @@ static bool is_nickname(const char *token) {
     return true;
 }
 
-void identity_dev_check(const struct identity_credentials *credentials,
-                        struct identity_answer *answer) {
+static bool dev_check(struct identity *identity, const struct identity_credentials *credentials,
+                      uint64_t conn_id, struct identity_answer *answer) {
+    (void)identity;
+    (void)conn_id;
     *answer = (struct identity_answer){.status = IDENTITY_REFUSED};
     if (!credentials->token) {
         snprintf(answer->error, sizeof(answer->error),
@@ -31,4 +33,11 @@ void identity_dev_check(const struct identity_credentials *credentials,
         snprintf(answer->user_id, sizeof(answer->user_id), "dev-%s", credentials->token);
         snprintf(answer->nickname, sizeof(answer->nickname), "%s", credentials->token);
     }
+    return true;
+}
+
+struct identity *identity_dev(void) {
+    static const struct identity_ops ops = {.check = dev_check};
+    static struct identity identity = {&ops};
+    return &identity;
 }

@@ -297,6 +297,8 @@ const char *proto_close_reason(int code) {
         return "server restarts, reconnect";
     case CLOSE_SLOW:
         return "too slow, reconnect";
+    case CLOSE_TOKEN_EXPIRED:
+        return "the access token has expired, get a new one";
     case CLOSE_LOGIN_TIMEOUT:
         return "no login in time";
     case CLOSE_LOGIN_ATTEMPTS:

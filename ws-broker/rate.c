@@ -12,14 +12,18 @@ static int64_t spent_at(const struct rate *rate, const struct rate_limit *limit,
     return spent > 0 ? spent : 0;
 }
 
-int64_t rate_take(struct rate *rate, const struct rate_limit *limit, int64_t now_ms) {
+int64_t rate_wait(const struct rate *rate, const struct rate_limit *limit, int64_t now_ms) {
     if (limit->per_second == 0)
         return 0;
-    int64_t spent = spent_at(rate, limit, now_ms);
-    int64_t over = spent + TOKEN - (int64_t)limit->burst * TOKEN;
-    if (over > 0)
-        return (over + limit->per_second - 1) / limit->per_second;
-    rate->_spent_milli = spent + TOKEN;
+    int64_t over = spent_at(rate, limit, now_ms) + TOKEN - (int64_t)limit->burst * TOKEN;
+    return over > 0 ? (over + limit->per_second - 1) / limit->per_second : 0;
+}
+
+int64_t rate_take(struct rate *rate, const struct rate_limit *limit, int64_t now_ms) {
+    int64_t wait_ms = rate_wait(rate, limit, now_ms);
+    if (wait_ms > 0 || limit->per_second == 0)
+        return wait_ms;
+    rate->_spent_milli = spent_at(rate, limit, now_ms) + TOKEN;
     rate->_at_ms = now_ms;
     return 0;
 }

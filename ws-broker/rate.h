@@ -24,6 +24,9 @@ struct rate {
  * taken. */
 int64_t rate_take(struct rate *rate, const struct rate_limit *limit, int64_t now_ms);
 
+/** The milliseconds until one could be taken, 0: now. Takes nothing. */
+int64_t rate_wait(const struct rate *rate, const struct rate_limit *limit, int64_t now_ms);
+
 /** Whether the bucket is full again, so that forgetting it changes nothing. */
 bool rate_is_full(const struct rate *rate, const struct rate_limit *limit, int64_t now_ms);
 

@@ -3,7 +3,7 @@
 # Says what it installs; uses sudo when not root. --only-check installs nothing and fails with one line instead.
 set -euo pipefail
 
-build=(gcc make pkgconf libc6-dev libwebsockets-dev libuv1-dev libjson-c-dev libcurl4-openssl-dev libfcgi-dev uthash-dev)
+build=(gcc make pkgconf libc6-dev libwebsockets-dev libuv1-dev libjson-c-dev libcurl4-openssl-dev libssl-dev libfcgi-dev uthash-dev)
 run=(haproxy curl)
 check=(libcmocka-dev shellcheck git python3 python3-venv)
 tests=(chromium chromium-driver)

@@ -1,0 +1,311 @@
+#include "ws-broker/accounts.h"
+
+#include <ctype.h>
+#include <json-c/json.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <uthash.h>
+#include <utlist.h>
+
+#include "shared/log.h"
+#include "shared/status.h"
+#include "ws-broker/http.h"
+#include "ws-broker/utf8.h"
+
+enum {
+    FRESH_MS = 300 * 1000,
+    STALE_MS = 3600 * 1000,
+    MISSING_MS = 30 * 1000,
+    REQUEST_TIMEOUT_MS = 9000,
+};
+
+struct accounts_wait {
+    struct account *account;
+    accounts_cb callback;
+    void *user;
+    struct accounts_wait *prev, *next;
+};
+
+/* One user: what is remembered, and who waits for better. */
+struct account {
+    char user_id[IDENTITY_ID_MAX + 1];
+    char nickname[IDENTITY_NICKNAME_MAX + 1]; /* "": nothing is remembered */
+    int64_t known_at_ms;                      /* nickname's, or when it was found missing */
+    bool is_missing;
+    struct accounts *owner;
+    struct accounts_wait *waits;
+    struct http_request *request; /* under way */
+    char *token;                  /* to ask with, while it waits for its turn */
+    struct account *prev, *next;  /* in `queue`, while `token` is set */
+    UT_hash_handle hh;            /* by user id, the one used longest ago first */
+};
+
+struct accounts {
+    struct http *http;
+    const char *url;
+    struct account *by_user;
+    struct account *queue;
+    int in_flight;
+};
+
+static void start_next(struct accounts *accounts);
+
+/* ---- remembering
+ * ---------------------------------------------------------------------------------------------- */
+
+static struct account *find(struct accounts *accounts, const char *user_id) {
+    struct account *account;
+    HASH_FIND_STR(accounts->by_user, user_id, account);
+    if (account) { /* it goes to the end: what is at the front was not used for longest */
+        HASH_DEL(accounts->by_user, account);
+        HASH_ADD_STR(accounts->by_user, user_id, account);
+    }
+    return account;
+}
+
+static bool is_busy(const struct account *account) {
+    return account->waits || account->request || account->token;
+}
+
+static void make_room(struct accounts *accounts) {
+    struct account *account, *next;
+    HASH_ITER(hh, accounts->by_user, account, next) {
+        if (HASH_COUNT(accounts->by_user) < ACCOUNTS_CACHED_MAX)
+            return;
+        if (is_busy(account))
+            continue;
+        HASH_DEL(accounts->by_user, account);
+        free(account);
+    }
+}
+
+static struct account *find_or_add(struct accounts *accounts, const char *user_id) {
+    struct account *account = find(accounts, user_id);
+    if (account)
+        return account;
+    make_room(accounts);
+    account = calloc(1, sizeof(*account));
+    if (!account)
+        return NULL;
+    account->owner = accounts;
+    snprintf(account->user_id, sizeof(account->user_id), "%s", user_id);
+    HASH_ADD_STR(accounts->by_user, user_id, account);
+    return account;
+}
+
+enum accounts_result accounts_remembered(struct accounts *accounts, const char *user_id,
+                                         int64_t now_ms, const char **nickname) {
+    struct account *account = find(accounts, user_id);
+    if (account && account->nickname[0] && now_ms - account->known_at_ms < FRESH_MS) {
+        *nickname = account->nickname;
+        return ACCOUNTS_FOUND;
+    }
+    if (account && account->is_missing && now_ms - account->known_at_ms < MISSING_MS)
+        return ACCOUNTS_MISSING;
+    return ACCOUNTS_UNKNOWN;
+}
+
+/* ---- the service's answer
+ * ------------------------------------------------------------------------------------- */
+
+static struct json_object *parse_body(const struct http_answer *answer) {
+    struct json_object *root = json_tokener_parse(answer->body);
+    if (json_object_is_type(root, json_type_object))
+        return root;
+    json_object_put(root);
+    return NULL;
+}
+
+/* Copies a string member that is UTF-8 of 1..max bytes without control characters; else "". */
+static void copy_member(const struct json_object *root, const char *key, char *out, size_t max) {
+    struct json_object *value = NULL;
+    out[0] = '\0';
+    json_object_object_get_ex(root, key, &value);
+    if (!json_object_is_type(value, json_type_string))
+        return;
+    const char *text = json_object_get_string(value);
+    size_t len = (size_t)json_object_get_string_len(value);
+    if (len > max || !utf8_is_valid(text, len))
+        return;
+    for (size_t i = 0; i < len; i++)
+        if ((unsigned char)text[i] < ' ' || text[i] == 0x7f)
+            return;
+    memcpy(out, text, len);
+    out[len] = '\0';
+}
+
+void accounts_error_detail(const struct http_answer *answer, char out[ACCOUNTS_DETAIL_MAX + 1]) {
+    struct json_object *root =
+        answer->status >= 400 && answer->status < 500 ? parse_body(answer) : NULL;
+    copy_member(root, "errorMessage", out, ACCOUNTS_DETAIL_MAX);
+    json_object_put(root);
+}
+
+/* Reads a 200; false: it is not the object that was agreed on. */
+static bool read_account(struct account *account, const struct http_answer *answer,
+                         int64_t now_ms) {
+    struct json_object *root = parse_body(answer);
+    if (!root)
+        return false;
+    copy_member(root, "nickname", account->nickname, IDENTITY_NICKNAME_MAX);
+    if (!account->nickname[0]) /* the user id stands in */
+        memcpy(account->nickname, account->user_id, sizeof(account->user_id));
+    account->known_at_ms = now_ms;
+    account->is_missing = false;
+    json_object_put(root);
+    return true;
+}
+
+static void log_failure(const struct http_answer *answer) {
+    struct json_object *root = answer->status ? parse_body(answer) : NULL;
+    char description[ACCOUNTS_DETAIL_MAX + 1];
+    copy_member(root, "statusDescription", description, ACCOUNTS_DETAIL_MAX);
+    json_object_put(root);
+    log_warn("accounts", "lookup_failed", log_int("status", answer->status),
+             log_str("error", answer->status ? description : answer->error));
+}
+
+static enum accounts_result judge(struct account *account, const struct http_answer *answer) {
+    int64_t now_ms = (int64_t)(uv_hrtime() / 1000000); /* the clock of uv_now() */
+    switch (answer->status) {
+    case 200:
+        if (read_account(account, answer, now_ms))
+            return ACCOUNTS_FOUND;
+        break;
+    case 401:
+    case 403:
+        return ACCOUNTS_DENIED;
+    case 404:
+        account->nickname[0] = '\0';
+        account->is_missing = true;
+        account->known_at_ms = now_ms;
+        return ACCOUNTS_MISSING;
+    default:
+        break;
+    }
+    log_failure(answer);
+    /* What was known before is better than nothing. */
+    if (account->nickname[0] && now_ms - account->known_at_ms < STALE_MS)
+        return ACCOUNTS_FOUND;
+    return ACCOUNTS_DOWN;
+}
+
+static void tell_waits(struct account *account, const struct accounts_answer *answer) {
+    while (account->waits) {
+        struct accounts_wait *wait = account->waits;
+        DL_DELETE(account->waits, wait);
+        wait->callback(wait->user, answer);
+        free(wait);
+    }
+}
+
+static void on_account(void *user, const struct http_answer *http) {
+    struct account *account = user;
+    struct accounts *accounts = account->owner;
+    char detail[ACCOUNTS_DETAIL_MAX + 1];
+    account->request = NULL;
+    accounts->in_flight--;
+    struct accounts_answer answer = {.result = judge(account, http)};
+    accounts_error_detail(http, detail);
+    answer.nickname = account->nickname;
+    answer.detail = detail;
+    tell_waits(account, &answer);
+    start_next(accounts);
+}
+
+/* ---- asking
+ * ---------------------------------------------------------------------------------------------------
+ */
+
+static void drop_token(struct account *account) {
+    DL_DELETE(account->owner->queue, account);
+    explicit_bzero(account->token, strlen(account->token));
+    free(account->token);
+    account->token = NULL;
+}
+
+static void start(struct accounts *accounts, struct account *account) {
+    char *segment = http_escape(account->user_id);
+    char *url = NULL;
+    if (segment && asprintf(&url, "%s/idm/accounts/%s", accounts->url, segment) < 0)
+        url = NULL;
+    if (url) {
+        struct http_options options = {
+            .url = url, .bearer = account->token, .timeout_ms = REQUEST_TIMEOUT_MS};
+        account->request = http_start(accounts->http, &options, on_account, account);
+    }
+    free(url);
+    free(segment);
+    drop_token(account);
+    if (account->request)
+        accounts->in_flight++;
+    else /* those who wait are told by their own deadline */
+        log_error("accounts", "no_memory");
+}
+
+static void start_next(struct accounts *accounts) {
+    while (accounts->queue && accounts->in_flight < ACCOUNTS_IN_FLIGHT)
+        start(accounts, accounts->queue);
+}
+
+struct accounts_wait *accounts_ask(struct accounts *accounts, const char *user_id,
+                                   const char *token, accounts_cb callback, void *user) {
+    struct account *account = find_or_add(accounts, user_id);
+    struct accounts_wait *wait = account ? calloc(1, sizeof(*wait)) : NULL;
+    if (!wait)
+        return NULL;
+    *wait = (struct accounts_wait){.account = account, .callback = callback, .user = user};
+    if (!account->request && !account->token) {
+        account->token = strdup(token);
+        if (!account->token) {
+            free(wait);
+            return NULL;
+        }
+        DL_APPEND(accounts->queue, account);
+    }
+    DL_APPEND(account->waits, wait);
+    start_next(accounts);
+    return wait;
+}
+
+void accounts_cancel(struct accounts *accounts, struct accounts_wait *wait) {
+    struct account *account = wait->account;
+    (void)accounts;
+    DL_DELETE(account->waits, wait);
+    free(wait);
+    if (!account->waits && account->token)
+        drop_token(account); /* nobody waits: not asked at all */
+}
+
+/* ---- life
+ * -----------------------------------------------------------------------------------------------------
+ */
+
+struct accounts *accounts_new(struct http *http, const char *url) {
+    struct accounts *accounts = calloc(1, sizeof(*accounts));
+    if (accounts)
+        *accounts = (struct accounts){.http = http, .url = url};
+    return accounts;
+}
+
+void accounts_free(struct accounts *accounts) {
+    if (!accounts)
+        return;
+    struct account *account, *next;
+    HASH_ITER(hh, accounts->by_user, account, next) {
+        HASH_DEL(accounts->by_user, account);
+        while (account->waits) {
+            struct accounts_wait *wait = account->waits;
+            DL_DELETE(account->waits, wait);
+            free(wait);
+        }
+        if (account->request)
+            http_cancel(account->request);
+        if (account->token)
+            drop_token(account);
+        free(account);
+    }
+    free(accounts);
+}

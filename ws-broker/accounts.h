@@ -1,0 +1,68 @@
+/*
+ * accounts.h: nicknames by user id, from the account service: GET <url>/idm/accounts/<user id>.
+ *
+ * Asks once however many wait for the same user, at most ACCOUNTS_IN_FLIGHT at a time, and
+ * remembers: a nickname for 300 s, and for an hour when the service fails; that there is no such
+ * account for 30 s. Loop thread only.
+ */
+#ifndef HLCHAT_ACCOUNTS_H
+#define HLCHAT_ACCOUNTS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "ws-broker/identity.h"
+
+struct accounts;
+struct accounts_wait;
+struct http;
+struct http_answer;
+
+enum {
+    ACCOUNTS_IN_FLIGHT = 44,     /* with PASSWORDS_IN_FLIGHT 64 requests to the service */
+    ACCOUNTS_CACHED_MAX = 50000, /* users remembered */
+    ACCOUNTS_DETAIL_MAX = 100,   /* bytes of the service's own words */
+};
+
+enum accounts_result {
+    ACCOUNTS_FOUND = 0,
+    ACCOUNTS_MISSING = 1, /* there is no such account */
+    ACCOUNTS_DENIED = 2,  /* the service does not accept the token */
+    ACCOUNTS_DOWN = 3,    /* no answer, or none that means anything */
+    ACCOUNTS_UNKNOWN = 4, /* nothing is remembered: to be asked */
+};
+
+struct accounts_answer {
+    enum accounts_result result;
+    const char *nickname; /* when found; good until return */
+    const char *detail;   /* the service's errorMessage of a 4xx, fit to be shown, or "" */
+};
+
+typedef void (*accounts_cb)(void *user, const struct accounts_answer *answer);
+
+/** `url` and `http` are borrowed. NULL: no memory. */
+struct accounts *accounts_new(struct http *http, const char *url);
+/** No callback comes after this. */
+void accounts_free(struct accounts *accounts);
+
+/**
+ * What is remembered and fresh: ACCOUNTS_FOUND with `*nickname` (good until the next call),
+ * ACCOUNTS_MISSING or ACCOUNTS_UNKNOWN.
+ */
+enum accounts_result accounts_remembered(struct accounts *accounts, const char *user_id,
+                                         int64_t now_ms, const char **nickname);
+
+/**
+ * Asks for the account, or joins those who wait for the same. `token` is sent along; both texts are
+ * copied. The callback comes once, later, never before return, and does not ask again from inside.
+ * NULL: no memory.
+ */
+struct accounts_wait *accounts_ask(struct accounts *accounts, const char *user_id,
+                                   const char *token, accounts_cb callback, void *user);
+/** Leaves those who wait. */
+void accounts_cancel(struct accounts *accounts, struct accounts_wait *wait);
+
+/** Copies the errorMessage of a 4xx answer into `out` when it is fit to be shown; else "". */
+void accounts_error_detail(const struct http_answer *answer, char out[ACCOUNTS_DETAIL_MAX + 1]);
+
+#endif

@@ -1,0 +1,40 @@
+/*
+ * identity_token.h: logins by access token, and, with the Heavenland account API, nicknames from
+ * there and logins by username and password.
+ *
+ *   username, password ─> passwords.c ─> token ┐
+ *                                   token ─────┴─> verifier.c ─> user id ─> accounts.c ─> nickname
+ *
+ * The second line's last step and the first line are there only with an account URL
+ * (IDENTITY=heavenland). Each login has one deadline, IDENTITY_DEADLINE_MS, for all steps, and at
+ * most IDENTITY_LOGINS_MAX are under way.
+ */
+#ifndef HLCHAT_IDENTITY_TOKEN_H
+#define HLCHAT_IDENTITY_TOKEN_H
+
+#include "ws-broker/identity.h"
+#include "ws-broker/verifier.h"
+
+#include <uv.h>
+
+struct metrics;
+
+enum {
+    IDENTITY_DEADLINE_MS = 9000, /* looked at once a second: answered within 10 s */
+    IDENTITY_LOGINS_MAX = 2000,
+};
+
+struct identity_token_options {
+    struct verifier_options verifier; /* on_pending and user are filled in here */
+    const char *account_url;          /* borrowed; NULL: the token is all */
+};
+
+void identity_token_register_metrics(struct metrics *metrics);
+
+/** `loop`, `http`, `events` and texts are borrowed. NULL: no memory, or a key that cannot be used;
+ * the reason was logged. */
+struct identity *identity_token_new(const struct identity_token_options *options, uv_loop_t *loop,
+                                    struct http *http, const struct identity_events *events,
+                                    void *user);
+
+#endif

@@ -1,0 +1,46 @@
+/*
+ * keyring.h: the public keys that tokens may be signed with.
+ *
+ * Keys come from PEM files, without a name, or from a JSON Web Key Set (RFC 7517), each with its
+ * `kid`. Only RSA of 2048 bits and more. Keys are parsed once. No I/O; loop thread only.
+ */
+#ifndef HLCHAT_KEYRING_H
+#define HLCHAT_KEYRING_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include <openssl/evp.h>
+
+enum { KEYRING_KEYS_MAX = 64, KEYRING_KID_MAX = 128, KEYRING_ERROR_MAX = 128 };
+
+struct keyring_key {
+    char kid[KEYRING_KID_MAX + 1]; /* "" for a PEM file's */
+    EVP_PKEY *pkey;
+};
+
+/** Zero it to initialise. */
+struct keyring {
+    struct keyring_key keys[KEYRING_KEYS_MAX];
+    size_t count;
+};
+
+/** Adds the public keys (or certificates' keys) of a PEM text. CHAT_OK, or CHAT_EINVAL with a text
+ * in `error`. */
+int keyring_add_pem(struct keyring *ring, const char *pem, size_t len,
+                    char error[KEYRING_ERROR_MAX]);
+
+/**
+ * Takes the keys of a key set in place of all named ones; keys it has no use for (another kty,
+ * `use` other than sig, no kid, too small) are left out. CHAT_EINVAL: not a key set, or none left;
+ * then nothing is changed.
+ */
+int keyring_replace_jwks(struct keyring *ring, const char *json, size_t len,
+                         char error[KEYRING_ERROR_MAX]);
+
+/** Whether a named key is there. */
+bool keyring_has(const struct keyring *ring, const char *kid);
+
+void keyring_clear(struct keyring *ring);
+
+#endif

@@ -1,0 +1,15 @@
+#include "ws-broker/utf8.h"
+
+#include <openssl/asn1.h>
+
+bool utf8_is_valid(const char *text, size_t len) {
+    while (len > 0) {
+        unsigned long code = 0;
+        int used = UTF8_getc((const unsigned char *)text, (int)(len < 4 ? len : 4), &code);
+        if (used <= 0 || code > 0x10ffff || (code >= 0xd800 && code <= 0xdfff))
+            return false;
+        text += used;
+        len -= (size_t)used;
+    }
+    return true;
+}

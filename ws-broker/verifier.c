@@ -1,0 +1,226 @@
+#include "ws-broker/verifier.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <utlist.h>
+
+#include "shared/log.h"
+#include "shared/status.h"
+#include "ws-broker/http.h"
+
+enum {
+    VERIFIED_PER_TURN = 20,
+    PEM_MAX = 64 << 10,
+    JWKS_TIMEOUT_MS = 5000,
+    JWKS_REFRESH_MS = 3600 * 1000,
+    JWKS_UNKNOWN_KEY_MS = 60 * 1000, /* at most so often for tokens that name unknown keys */
+    JWKS_NO_KEYS_MS = 5 * 1000,      /* while there are none at all */
+};
+
+struct verifier_wait {
+    struct verifier_wait *prev, *next; /* in `queue` or `parked` (utlist's names) */
+    bool is_parked;                    /* waits for newer keys */
+    bool had_newer_keys;               /* and has got them */
+    verifier_cb callback;
+    void *user;
+    size_t len;
+    char token[];
+};
+
+struct verifier {
+    struct verifier_options options;
+    struct keyring ring;
+    struct verifier_wait *queue, *parked;
+    struct http_request *fetch; /* of the key set, under way */
+    int64_t fetch_started_ms;
+    bool fetch_failed; /* the last one */
+};
+
+/* ---- PEM files
+ * ------------------------------------------------------------------------------------------------
+ */
+
+static int load_pem(struct keyring *ring, const char *path) {
+    char pem[PEM_MAX], error[KEYRING_ERROR_MAX];
+    FILE *file = fopen(path, "re");
+    size_t len = file ? fread(pem, 1, sizeof(pem), file) : 0;
+    bool failed = !file || ferror(file);
+    if (failed)
+        snprintf(error, sizeof(error), "%s", strerror(errno));
+    if (file)
+        fclose(file);
+    if (!failed && keyring_add_pem(ring, pem, len, error) == CHAT_OK)
+        return CHAT_OK;
+    log_error("verifier", "key_file_refused", log_str("file", path), log_str("error", error));
+    return CHAT_EINVAL;
+}
+
+static int load_pems(struct keyring *ring, const char *list) {
+    while (list && *list) {
+        size_t len = strcspn(list, ",");
+        char path[4096];
+        snprintf(path, sizeof(path), "%.*s", (int)len, list);
+        if (load_pem(ring, path) != CHAT_OK)
+            return CHAT_EINVAL;
+        list += len + (list[len] == ',');
+    }
+    return CHAT_OK;
+}
+
+/* ---- the key set
+ * ---------------------------------------------------------------------------------------------- */
+
+static void unpark(struct verifier *verifier) {
+    struct verifier_wait *wait, *next;
+    DL_FOREACH_SAFE(verifier->parked, wait, next) {
+        DL_DELETE(verifier->parked, wait);
+        wait->is_parked = false;
+        wait->had_newer_keys = true;
+        DL_APPEND(verifier->queue, wait);
+    }
+    if (verifier->queue)
+        verifier->options.on_pending(verifier->options.user);
+}
+
+static void on_keys(void *user, const struct http_answer *answer) {
+    struct verifier *verifier = user;
+    char error[KEYRING_ERROR_MAX] = "";
+    verifier->fetch = NULL;
+    if (answer->status == 0)
+        snprintf(error, sizeof(error), "%s", answer->error);
+    else if (answer->status != 200)
+        snprintf(error, sizeof(error), "HTTP status %d", answer->status);
+    else
+        keyring_replace_jwks(&verifier->ring, answer->body, answer->body_len, error);
+    verifier->fetch_failed = error[0] != '\0';
+    if (verifier->fetch_failed)
+        log_warn("verifier", "key_set_failed", log_str("error", error));
+    else
+        log_info("verifier", "key_set_loaded", log_int("keys", (int64_t)verifier->ring.count));
+    unpark(verifier);
+}
+
+static void fetch_keys(struct verifier *verifier, int64_t now_ms) {
+    verifier->fetch_started_ms = now_ms;
+    struct http_options options = {.url = verifier->options.jwks_url,
+                                   .timeout_ms = JWKS_TIMEOUT_MS};
+    verifier->fetch = http_start(verifier->options.http, &options, on_keys, verifier);
+    if (!verifier->fetch)
+        verifier->fetch_failed = true;
+}
+
+/* Whether newer keys are on their way, for a token that this ring cannot judge. */
+static bool want_newer_keys(struct verifier *verifier, int64_t now_ms) {
+    if (!verifier->options.jwks_url)
+        return false;
+    int64_t wait_ms = verifier->ring.count > 0 ? JWKS_UNKNOWN_KEY_MS : JWKS_NO_KEYS_MS;
+    if (!verifier->fetch && now_ms - verifier->fetch_started_ms >= wait_ms)
+        fetch_keys(verifier, now_ms);
+    return verifier->fetch != NULL;
+}
+
+void verifier_tick(struct verifier *verifier, int64_t now_ms) {
+    int64_t age_ms = now_ms - verifier->fetch_started_ms;
+    bool is_due =
+        age_ms >= JWKS_REFRESH_MS || (verifier->ring.count == 0 && age_ms >= JWKS_NO_KEYS_MS);
+    if (verifier->options.jwks_url && !verifier->fetch && is_due)
+        fetch_keys(verifier, now_ms);
+}
+
+/* ---- tokens
+ * ---------------------------------------------------------------------------------------------------
+ */
+
+static void forget(struct verifier *verifier, struct verifier_wait *wait) {
+    if (wait->is_parked)
+        DL_DELETE(verifier->parked, wait);
+    else
+        DL_DELETE(verifier->queue, wait);
+    explicit_bzero(wait->token, wait->len);
+    free(wait);
+}
+
+struct verifier_wait *verifier_submit(struct verifier *verifier, const char *token,
+                                      verifier_cb callback, void *user) {
+    size_t len = strlen(token);
+    struct verifier_wait *wait = calloc(1, sizeof(*wait) + len);
+    if (!wait)
+        return NULL;
+    wait->callback = callback;
+    wait->user = user;
+    wait->len = len;
+    memcpy(wait->token, token, len);
+    DL_APPEND(verifier->queue, wait);
+    verifier->options.on_pending(verifier->options.user);
+    return wait;
+}
+
+void verifier_cancel(struct verifier *verifier, struct verifier_wait *wait) {
+    forget(verifier, wait);
+}
+
+static void verify(struct verifier *verifier, struct verifier_wait *wait, int64_t now_ms,
+                   int64_t now_s) {
+    struct jwt_claims claims;
+    const char *why;
+    enum jwt_result jwt = jwt_verify(&verifier->ring, &verifier->options.policy, wait->token,
+                                     wait->len, now_s, &claims, &why);
+    /* Without any key nothing can be said of any token. */
+    bool no_keys = verifier->ring.count == 0;
+    if ((jwt == JWT_UNKNOWN_KEY || (jwt != JWT_VALID && no_keys)) && !wait->had_newer_keys &&
+        want_newer_keys(verifier, now_ms)) {
+        DL_DELETE(verifier->queue, wait);
+        wait->is_parked = true;
+        DL_APPEND(verifier->parked, wait);
+        return;
+    }
+    enum verifier_result result = VERIFIER_VALID;
+    if (jwt != JWT_VALID) {
+        bool keys_missing = no_keys || (jwt == JWT_UNKNOWN_KEY && verifier->fetch_failed);
+        result = keys_missing ? VERIFIER_UNAVAILABLE : VERIFIER_INVALID;
+        log_debug("verifier", "token_refused", log_str("why", why));
+    }
+    verifier_cb callback = wait->callback;
+    void *user = wait->user;
+    forget(verifier, wait);
+    callback(user, result, result == VERIFIER_VALID ? &claims : NULL);
+}
+
+bool verifier_turn(struct verifier *verifier, int64_t now_ms, int64_t now_s) {
+    for (int i = 0; i < VERIFIED_PER_TURN && verifier->queue; i++)
+        verify(verifier, verifier->queue, now_ms, now_s);
+    return verifier->queue != NULL;
+}
+
+/* ---- life
+ * -----------------------------------------------------------------------------------------------------
+ */
+
+struct verifier *verifier_new(const struct verifier_options *options, int64_t now_ms) {
+    struct verifier *verifier = calloc(1, sizeof(*verifier));
+    if (!verifier)
+        return NULL;
+    verifier->options = *options;
+    if (load_pems(&verifier->ring, options->pem_files) != CHAT_OK) {
+        verifier_free(verifier);
+        return NULL;
+    }
+    if (options->jwks_url)
+        fetch_keys(verifier, now_ms);
+    return verifier;
+}
+
+void verifier_free(struct verifier *verifier) {
+    if (!verifier)
+        return;
+    if (verifier->fetch)
+        http_cancel(verifier->fetch);
+    while (verifier->queue)
+        forget(verifier, verifier->queue);
+    while (verifier->parked)
+        forget(verifier, verifier->parked);
+    keyring_clear(&verifier->ring);
+    free(verifier);
+}
