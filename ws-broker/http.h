@@ -27,7 +27,8 @@ struct http_answer {
     const char *body; /* NUL-terminated; "" when there is none */
     size_t body_len;
     const char *error; /* when status is 0: a short text for the log, without secrets, e.g.
-                          "timeout", "connection refused", "answer too large" */
+                          "timeout", "connection refused", "answer too large",
+                          "host name does not resolve" */
 };
 
 typedef void (*http_cb)(void *user, const struct http_answer *answer);
@@ -36,14 +37,14 @@ struct http_options {
     const char *url;     /* http(s)://host[:port]/path, already escaped */
     const char *bearer;  /* sent as Authorization: Bearer ..., or NULL */
     const char *json;    /* body of a POST with Content-Type: application/json, or NULL: GET */
-    uint64_t timeout_ms; /* for all of it, resolving included */
+    uint64_t timeout_ms; /* 1 or more, for all of it, resolving included */
 };
 
 /** One for the process. NULL: no memory. */
 struct http *http_new(uv_loop_t *loop);
 
-/** Begins a request; everything in `options` is copied. NULL: no memory or a URL that cannot be;
- * then no callback. */
+/** Begins a request; everything in `options` is copied. NULL: no memory, a URL or a bearer that
+ * cannot be, or http is stopped; then no callback. May be called from a callback. */
 struct http_request *http_start(struct http *http, const struct http_options *options,
                                 http_cb callback, void *user);
 
@@ -51,11 +52,12 @@ struct http_request *http_start(struct http *http, const struct http_options *op
  * request's callback. */
 void http_cancel(struct http_request *request);
 
-/** Percent-escapes one path segment, malloc'ed; NULL: no memory. */
+/** Percent-escapes one path segment, malloc'ed; NULL: no memory. "." and ".." cannot be escaped,
+ * and servers take them for steps in the path: refuse them. */
 char *http_escape(const char *segment);
 
 /** Cancels everything and closes all handles; run the loop on. A look-up that hangs in a resolver
- * thread can keep the loop alive. */
+ * thread can keep the loop alive. May be called from a callback, and again. */
 void http_stop(struct http *http);
 /** After the loop has run out. */
 void http_free(struct http *http);
