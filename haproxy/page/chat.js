@@ -356,7 +356,7 @@ function showScreen(name) {
   ui.chat.hidden = name !== 'chat';
   (name === 'login' ? ui.join : ui.composer).before(ui.notice);
   // Not on a phone: there, focus opens the keyboard over what the person came to read.
-  if (matchMedia('(pointer: fine)').matches) (name === 'login' ? ui.token : ui.box).focus();
+  if (!matchMedia('(pointer: coarse)').matches) (name === 'login' ? ui.token : ui.box).focus();
 }
 
 function ask(why) {

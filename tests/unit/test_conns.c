@@ -11,7 +11,7 @@
 #include "ws-broker/conn.h"
 #include "ws-broker/conns.h"
 
-enum { PING_MS = 25000 };
+enum { PING_MS = 25000, NOW_S = 1666259380 };
 
 /* What happened, as "login:1 ping:2 ". */
 static char events[256];
@@ -24,6 +24,12 @@ static void note(const char *what, const struct conn *conn) {
 static void on_login_timeout(void *user, struct conn *conn) {
     assert_string_equal(user, "user");
     note("login", conn);
+    conn->state = CONN_CLOSING;
+}
+
+static void on_expired(void *user, struct conn *conn) {
+    assert_string_equal(user, "user");
+    note("expired", conn);
     conn->state = CONN_CLOSING;
 }
 
@@ -44,10 +50,10 @@ static void on_each(void *user, struct conn *conn) {
 }
 
 static void check_tick(struct conns *conns, int64_t now_ms, const char *want) {
-    static const struct conns_overdue overdue = {on_login_timeout, on_ping, on_silent};
+    static const struct conns_overdue overdue = {on_login_timeout, on_expired, on_ping, on_silent};
     char user[] = "user";
     events[0] = '\0';
-    conns_tick(conns, now_ms, PING_MS, &overdue, user);
+    conns_tick(conns, now_ms, NOW_S + now_ms / 1000, PING_MS, &overdue, user);
     assert_string_equal(events, want);
 }
 
@@ -130,6 +136,36 @@ static void test_login_deadline(void **state) {
     conns_remove(&conns, &conn[1]);
 }
 
+/* No deadline runs while an identity is being found out. */
+static void test_login_pending(void **state) {
+    struct conns conns = {0};
+    struct conn conn[2];
+    (void)state;
+    make_two(&conns, conn);
+    conn[0].next_ping_ms = conn[1].next_ping_ms = INT64_MAX;
+    conn[0].login_pending = true;
+    check_tick(&conns, 500000, "");
+    conn[0].login_pending = false;
+    check_tick(&conns, 500001, "login:1 ");
+    conns_remove(&conns, &conn[0]);
+    conns_remove(&conns, &conn[1]);
+}
+
+/* 0 is never; else the second of the expiry is the first too late. */
+static void test_expiry(void **state) {
+    struct conns conns = {0};
+    struct conn conn[2];
+    (void)state;
+    make_two(&conns, conn);
+    conn[0].next_ping_ms = conn[1].next_ping_ms = INT64_MAX;
+    conn[1].expires_at = NOW_S + 10;
+    check_tick(&conns, 9999, "");
+    check_tick(&conns, 10000, "expired:2 ");
+    check_tick(&conns, 11000, ""); /* told once */
+    conns_remove(&conns, &conn[0]);
+    conns_remove(&conns, &conn[1]);
+}
+
 /* A ping each interval; after two without an answer the third time is the end. */
 static void test_pings(void **state) {
     struct conns conns = {0};
@@ -180,9 +216,10 @@ static void test_late_tick(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_found_by_id), cmocka_unit_test(test_each),
-        cmocka_unit_test(test_many),        cmocka_unit_test(test_login_deadline),
-        cmocka_unit_test(test_pings),       cmocka_unit_test(test_answered_pings_go_on),
+        cmocka_unit_test(test_found_by_id),   cmocka_unit_test(test_each),
+        cmocka_unit_test(test_many),          cmocka_unit_test(test_login_deadline),
+        cmocka_unit_test(test_login_pending), cmocka_unit_test(test_expiry),
+        cmocka_unit_test(test_pings),         cmocka_unit_test(test_answered_pings_go_on),
         cmocka_unit_test(test_late_tick),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

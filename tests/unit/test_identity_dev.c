@@ -14,7 +14,7 @@ static struct identity_answer check(const char *token) {
     struct identity_credentials credentials = {.token = token};
     struct identity_answer answer;
     memset(&answer, 0xee, sizeof(answer)); /* every member is the callee's to fill */
-    identity_dev_check(&credentials, &answer);
+    assert_true(identity_check(identity_dev(), &credentials, 1, &answer));
     return answer;
 }
 
@@ -62,7 +62,7 @@ static void test_passwords_are_refused(void **state) {
                                                             .password = "swordfish"};
     struct identity_answer answer;
     (void)state;
-    identity_dev_check(&credentials, &answer);
+    assert_true(identity_check(identity_dev(), &credentials, 1, &answer));
     assert_int_equal(answer.status, IDENTITY_REFUSED);
     assert_non_null(strstr(answer.error, "token"));
     assert_null(strstr(answer.error, "swordfish"));
