@@ -29,9 +29,13 @@ void handle_login_register_metrics(struct metrics *metrics) {
 /* Broadcasts begin here: "connected" is queued behind nothing, and everything appended from now on
  * comes after it. */
 static int enter(struct chat *chat, struct conn *conn, const struct identity_answer *answer) {
-    conn->user = users_enter(&chat->users, answer->user_id, answer->nickname);
-    if (!conn->user || fanout_join(chat->fanout, &conn->out) != CHAT_OK)
+    if (fanout_join(chat->fanout, &conn->out) != CHAT_OK)
         return CHAT_ENOMEM;
+    conn->user = users_enter(&chat->users, answer->user_id, answer->nickname);
+    if (!conn->user) {
+        fanout_leave(chat->fanout, &conn->out);
+        return CHAT_ENOMEM;
+    }
     conn->state = CONN_LOGGED_IN;
     return CHAT_OK;
 }
