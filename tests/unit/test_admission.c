@@ -142,6 +142,43 @@ static void test_tick_spares_the_connected(void **state) {
     assert_null(admission._by_address);
 }
 
+static int64_t login_wait_s(struct admission *admission, const char *address, int64_t now_ms) {
+    struct address_ip from = ip(address);
+    return admission_login_wait_s(admission, &from, now_ms);
+}
+
+static void fail_login(struct admission *admission, const char *address, int64_t now_ms) {
+    struct address_ip from = ip(address);
+    admission_login_failed(admission, &from, now_ms);
+}
+
+/* So many a minute and address, all its connections together; time alone forgives. */
+static void test_login_failures(void **state) {
+    struct admission admission = {.max_clients = 100, .login_failures_per_minute = 6};
+    (void)state;
+    for (int i = 0; i < 6; i++) {
+        assert_int_equal(login_wait_s(&admission, "2001:db8::1", 0), 0);
+        fail_login(&admission, "2001:db8::1", 0);
+    }
+    assert_in_range(login_wait_s(&admission, "2001:db8::1", 0), 10, 11);
+    assert_in_range(login_wait_s(&admission, "2001:db8::ffff", 0), 10, 11); /* the same /64 */
+    assert_int_equal(login_wait_s(&admission, "2001:db8:0:1::1", 0), 0);
+    admission_tick(&admission, 9000);
+    assert_in_range(login_wait_s(&admission, "2001:db8::1", 9000), 1, 2);
+    assert_int_equal(login_wait_s(&admission, "2001:db8::1", 11000), 0);
+    admission_tick(&admission, 70000);
+    assert_null(admission._by_address); /* all forgiven, nothing remembered */
+}
+
+static void test_login_failures_off(void **state) {
+    struct admission admission = {.max_clients = 100};
+    (void)state;
+    for (int i = 0; i < 1000; i++)
+        fail_login(&admission, "203.0.113.1", 0);
+    assert_int_equal(login_wait_s(&admission, "203.0.113.1", 0), 0);
+    assert_null(admission._by_address);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_cap_on_all),
@@ -152,6 +189,8 @@ int main(void) {
         cmocka_unit_test(test_connect_rate),
         cmocka_unit_test(test_rate_outlives_connections),
         cmocka_unit_test(test_tick_spares_the_connected),
+        cmocka_unit_test(test_login_failures),
+        cmocka_unit_test(test_login_failures_off),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

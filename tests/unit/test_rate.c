@@ -51,6 +51,19 @@ static void test_refused_takes_nothing(void **state) {
     assert_int_equal(rate_take(&rate, &five, 200), 0);
 }
 
+/* Asking how long it takes is free. */
+static void test_asking_takes_nothing(void **state) {
+    struct rate rate = {0};
+    (void)state;
+    for (int i = 0; i < 1000; i++)
+        assert_int_equal(rate_wait(&rate, &five, 0), 0);
+    take_all(&rate, &five, 0);
+    assert_int_equal(rate_wait(&rate, &five, 0), 200);
+    assert_int_equal(rate_wait(&rate, &five, 199), 1);
+    assert_int_equal(rate_wait(&rate, &five, 200), 0);
+    assert_int_equal(rate_take(&rate, &five, 200), 0);
+}
+
 /* Over a long time as many pass as the limit says, however often they ask. */
 static void test_long_run(void **state) {
     static const struct rate_limit limits[] = {{5, 20}, {5, 1}, {7, 13}, {600, 50}};
@@ -132,6 +145,7 @@ int main(void) {
         cmocka_unit_test(test_burst_then_wait),
         cmocka_unit_test(test_wait_is_exact),
         cmocka_unit_test(test_refused_takes_nothing),
+        cmocka_unit_test(test_asking_takes_nothing),
         cmocka_unit_test(test_long_run),
         cmocka_unit_test(test_fast_limit),
         cmocka_unit_test(test_clock_jumps_ahead),

@@ -1,0 +1,827 @@
+/*
+ * dispatch.h, chat.h and the handlers with their real parts: parser, fan-out, history, users and
+ * the log in memory. Only the socket is made up (what is written to a client is kept as texts) and
+ * the clock. A test reads like a conversation: say() what a client sends, turn() the loop, hears()
+ * what it gets.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "shared/status.h"
+#include "ws-broker/admission.h"
+#include "ws-broker/chat.h"
+#include "ws-broker/conn.h"
+#include "ws-broker/dispatch.h"
+#include "ws-broker/fanout.h"
+
+enum { CLIENTS = 4, HISTORY_LIMIT = 5, LOGIN_ATTEMPTS = 5, LOGIN_TIMEOUT_MS = 120000 };
+
+static const int64_t now_s = 1666259380;
+
+struct client {
+    struct conn conn;
+    char *got; /* bytes of frames */
+    size_t len, heard;
+    bool choked;
+    int close_code;
+};
+
+static struct chat chat;
+static struct admission admission;
+static struct client clients[CLIENTS];
+static struct client *const ann = &clients[0], *const bob = &clients[1], *const eve = &clients[2];
+
+/* ---- the made-up socket and its end ---- */
+
+static bool is_choked(void *peer) {
+    return ((struct client *)peer)->choked;
+}
+
+static int write_bytes(void *peer, const uint8_t *bytes, size_t len) {
+    struct client *client = peer;
+    client->got = realloc(client->got, client->len + len);
+    assert_non_null(client->got);
+    memcpy(client->got + client->len, bytes, len);
+    client->len += len;
+    return CHAT_OK;
+}
+
+static void want_writable(void *peer) {
+    (void)peer;
+}
+
+static void set_reading(void *peer, bool on) {
+    (void)peer;
+    (void)on;
+}
+
+static void on_slow(void *peer) {
+    (void)peer;
+    fail_msg("nobody is slow here");
+}
+
+static const struct fanout_sink sink = {is_choked, write_bytes, want_writable, set_reading,
+                                        on_slow};
+
+/* As ws_close() does it: no broadcasts any more, queued replies still go; the first code stands. */
+static void close_conn(void *user, struct conn *conn, int code) {
+    struct client *client = (struct client *)(void *)conn;
+    assert_ptr_equal(user, &chat);
+    if (client->close_code == 0)
+        client->close_code = code;
+    conn->state = CONN_CLOSING;
+    fanout_leave(chat.fanout, &conn->out);
+}
+
+static void on_entry(void *user, const char *json, size_t len) {
+    chat_entry(user, json, len);
+}
+
+static void on_appended(void *user, uint64_t tag, int status) {
+    chat_appended(user, tag, status);
+}
+
+static void on_pending(void *user) {
+    assert_ptr_equal(user, &chat);
+}
+
+/* An identity that answers later: chat_identified() is what it says in the end. */
+struct slow_identity {
+    struct identity base;
+    unsigned asked;
+    uint64_t forgotten; /* the last connection whose answer is not wanted any more */
+};
+
+static bool slow_check(struct identity *base, const struct identity_credentials *credentials,
+                       uint64_t conn_id, struct identity_answer *answer) {
+    (void)credentials;
+    (void)conn_id;
+    (void)answer;
+    ((struct slow_identity *)base)->asked++;
+    return false;
+}
+
+static void slow_forget(struct identity *base, uint64_t conn_id) {
+    ((struct slow_identity *)base)->forgotten = conn_id;
+}
+
+static const struct identity_ops slow_ops = {.check = slow_check, .forget = slow_forget};
+
+static struct slow_identity slow;
+
+static void open_client(struct client *client, uint64_t id) {
+    *client = (struct client){0};
+    conn_init(&client->conn, id);
+    chat_open(&chat, &client->conn);
+}
+
+static int make_chat(void **state) {
+    static const struct chatlog_events events = {on_entry, on_appended, on_pending};
+    (void)state;
+    admission = (struct admission){.max_clients = 100};
+    slow = (struct slow_identity){.base.ops = &slow_ops};
+    chat = (struct chat){
+        .proto = proto_new(2048),
+        .fanout = fanout_new(FANOUT_RING_BYTES, 0, &sink),
+        .history = history_new(HISTORY_LIMIT),
+        .log = chatlog_memory_new(&events, &chat),
+        .identity = identity_dev(),
+        .admission = &admission,
+        .login_timeout_ms = LOGIN_TIMEOUT_MS,
+        .login_attempts = LOGIN_ATTEMPTS,
+        .time = {.now_ms = 1000, .unix_s = now_s},
+        .close = close_conn,
+        .user = &chat,
+    };
+    for (unsigned i = 0; i < CLIENTS; i++)
+        open_client(&clients[i], i + 1);
+    return chat.proto && chat.fanout && chat.history && chat.log ? 0 : -1;
+}
+
+static void goes(struct client *client) {
+    if (conns_find(&chat.conns, client->conn.id))
+        chat_gone(&chat, &client->conn);
+    conn_deinit(&client->conn);
+    free(client->got);
+    client->got = NULL;
+    client->len = client->heard = 0;
+}
+
+static int free_chat(void **state) {
+    (void)state;
+    for (unsigned i = 0; i < CLIENTS; i++)
+        goes(&clients[i]);
+    assert_int_equal(conns_count(&chat.conns), 0);
+    assert_int_equal(users_online(&chat.users), 0);
+    chatlog_free(chat.log);
+    history_free(chat.history);
+    fanout_free(chat.fanout);
+    proto_free(chat.proto);
+    users_clear(&chat.users);
+    admission_clear(&admission);
+    return 0;
+}
+
+/* ---- words of the conversation ---- */
+
+static void say(struct client *client, const char *text) {
+    dispatch_text(&chat, &client->conn, text, strlen(text));
+}
+
+/* The end of a loop turn, and as many more as it takes until nothing is pending. */
+static void turn(void) {
+    bool more;
+    do
+        more = chatlog_turn(chat.log, fanout_room(chat.fanout));
+    while (fanout_turn_end(chat.fanout, chat.time.now_ms) != FANOUT_QUIET || more);
+}
+
+/* The next text that the client gets, or "" when there is none; good until the next call. */
+static const char *next_text(struct client *client) {
+    static char text[70000];
+    const uint8_t *frame = (const uint8_t *)client->got + client->heard;
+    size_t header = 2, len;
+    if (client->heard == client->len)
+        return "";
+    assert_int_equal(frame[0], 0x81);
+    len = frame[1];
+    if (len == 126) {
+        header = 4;
+        len = (size_t)(frame[2] << 8 | frame[3]);
+    }
+    assert_true(len < 127 || header == 4);
+    assert_true(client->heard + header + len <= client->len);
+    snprintf(text, sizeof(text), "%.*s", (int)len, (const char *)frame + header);
+    client->heard += header + len;
+    return text;
+}
+
+static void hears(struct client *client, const char *text) {
+    assert_string_equal(next_text(client), text);
+}
+
+static void hears_nothing(struct client *client) {
+    hears(client, "");
+}
+
+/* An error whose text begins so. */
+static void hears_error(struct client *client, const char *begins) {
+    char want[300];
+    int len = snprintf(want, sizeof(want), "{\"error\":\"%s", begins);
+    const char *text = next_text(client);
+    if (strncmp(text, want, (size_t)len) != 0)
+        fail_msg("%s instead of %s...", text, want);
+}
+
+static void login(struct client *client, const char *name) {
+    char text[200];
+    snprintf(text, sizeof(text), "{\"action\":\"login\",\"token\":\"%s\"}", name);
+    say(client, text);
+    turn();
+    hears(client, "{\"info\":\"connected\"}");
+}
+
+static const char *const hi = "{\"action\":\"message\",\"message\":\"hi\"}";
+static const char *const ann_says_hi = "{\"user_id\":\"dev-Ann\",\"timestamp\":1666259380,"
+                                       "\"message\":\"hi\",\"nickname\":\"Ann\"}";
+static const char *const refused = "{\"action\":\"login\",\"token\":\"\\u0001\"}";
+
+/* ---- states ---- */
+
+static void test_login_first(void **state) {
+    (void)state;
+    say(ann, hi);
+    say(ann, "{\"action\":\"history\"}");
+    turn();
+    hears_error(ann, "not logged in");
+    hears_error(ann, "not logged in");
+    hears_nothing(ann);
+    assert_int_equal(history_count(chat.history), 0);
+    login(ann, "Ann");
+    say(ann, "{\"action\":\"history\"}");
+    turn();
+    hears(ann, "{\"history\":[]}");
+}
+
+static void test_login(void **state) {
+    (void)state;
+    login(ann, "Ann");
+    assert_int_equal(ann->conn.state, CONN_LOGGED_IN);
+    assert_string_equal(ann->conn.user->id, "dev-Ann");
+    assert_int_equal(users_online(&chat.users), 1);
+    assert_int_equal(fanout_joined(chat.fanout), 1);
+}
+
+static void test_login_again(void **state) {
+    (void)state;
+    login(ann, "Ann");
+    login(ann, "Ann"); /* the same user: fine */
+    assert_int_equal(users_online(&chat.users), 1);
+    assert_int_equal(ann->conn.user->connections, 1);
+    say(ann, "{\"action\":\"login\",\"token\":\"Bob\"}");
+    say(ann, refused);
+    say(ann, "{\"action\":\"login\"}");
+    turn();
+    hears_error(ann, "already logged in as another user");
+    hears_error(ann, "token: ");
+    hears_error(ann, "login: ");
+    say(ann, hi); /* nothing has changed */
+    turn();
+    hears(ann, ann_says_hi);
+    assert_int_equal(ann->close_code, 0);
+}
+
+/* A client that is logged in may be refused as often as it likes: it is not guessing its way in. */
+static void test_refused_logins_of_the_logged_in(void **state) {
+    (void)state;
+    login(ann, "Ann");
+    for (int i = 0; i < 2 * LOGIN_ATTEMPTS; i++)
+        say(ann, refused);
+    turn();
+    assert_int_equal(ann->close_code, 0);
+}
+
+static void test_login_failures_are_bounded(void **state) {
+    (void)state;
+    for (int i = 0; i < LOGIN_ATTEMPTS; i++) {
+        assert_int_equal(ann->close_code, 0);
+        say(ann, refused);
+        say(bob, i == LOGIN_ATTEMPTS - 1 ? "{\"action\":\"login\",\"token\":\"Bob\"}" : refused);
+    }
+    assert_int_equal(ann->close_code, CLOSE_LOGIN_ATTEMPTS);
+    say(ann, "{\"action\":\"login\",\"token\":\"Ann\"}"); /* too late: it is ignored */
+    turn();
+    for (int i = 0; i < LOGIN_ATTEMPTS; i++)
+        hears_error(ann, "token: "); /* each was answered, the last one too */
+    hears_nothing(ann);
+    assert_int_equal(bob->close_code, 0); /* made it with the last attempt */
+    assert_int_equal(bob->conn.state, CONN_LOGGED_IN);
+}
+
+/* A login that could not be understood is an error, not a failed attempt. */
+static void test_malformed_logins_are_no_attempts(void **state) {
+    (void)state;
+    for (int i = 0; i < 2 * LOGIN_ATTEMPTS; i++)
+        say(ann, "{\"action\":\"login\",\"token\":5}");
+    assert_int_equal(ann->close_code, 0);
+}
+
+static void test_passwords(void **state) {
+    (void)state;
+    say(ann, "{\"action\":\"login\",\"username\":\"ann\",\"password\":\"swordfish\"}");
+    turn();
+    hears_error(ann, "this server takes no passwords");
+}
+
+static void test_each_answered_attempt_restarts_the_deadline(void **state) {
+    (void)state;
+    assert_int_equal(ann->conn.login_deadline_ms, 1000 + LOGIN_TIMEOUT_MS);
+    chat.time.now_ms = 60000;
+    say(ann, hi); /* no attempt */
+    assert_int_equal(ann->conn.login_deadline_ms, 1000 + LOGIN_TIMEOUT_MS);
+    say(ann, refused);
+    assert_int_equal(ann->conn.login_deadline_ms, 60000 + LOGIN_TIMEOUT_MS);
+}
+
+static void test_closing_is_deaf(void **state) {
+    (void)state;
+    login(ann, "Ann");
+    login(bob, "Bob");
+    close_conn(&chat, &ann->conn, CLOSE_RESTART);
+    say(ann, hi);
+    say(ann, "nonsense");
+    turn();
+    hears_nothing(ann);
+    hears_nothing(bob);
+}
+
+static void test_user_of_two_connections(void **state) {
+    (void)state;
+    login(ann, "Ann");
+    login(bob, "Ann");
+    assert_int_equal(users_online(&chat.users), 1);
+    goes(ann);
+    assert_int_equal(users_online(&chat.users), 1);
+    say(bob, hi);
+    turn();
+    hears(bob, ann_says_hi);
+}
+
+/* ---- logins that take a while ---- */
+
+static const struct identity_answer ann_is_ann = {
+    .user_id = "dev-Ann", .nickname = "Ann", .expires_at = 1666259999};
+static const struct identity_answer nobody = {.status = IDENTITY_REFUSED, .error = "who are you?"};
+static const struct identity_answer no_service = {.status = IDENTITY_UNAVAILABLE,
+                                                  .error = "the account service is down"};
+
+static const char *const ask = "{\"action\":\"login\",\"token\":\"t\"}";
+
+static void test_login_takes_a_while(void **state) {
+    (void)state;
+    chat.identity = &slow.base;
+    say(ann, ask);
+    turn();
+    hears_nothing(ann);
+    assert_true(ann->conn.login_pending); /* the login deadline does not count now */
+    say(ann, ask);
+    say(ann, hi);
+    turn();
+    hears_error(ann, "a login is in progress");
+    hears_error(ann, "not logged in");
+    assert_int_equal(slow.asked, 1);
+
+    chat.time.now_ms = 90000;
+    chat_identified(&chat, ann->conn.id, &ann_is_ann);
+    turn();
+    hears(ann, "{\"info\":\"connected\"}");
+    assert_false(ann->conn.login_pending);
+    say(ann, hi);
+    turn();
+    hears(ann, ann_says_hi);
+}
+
+static void test_slow_login_is_refused(void **state) {
+    (void)state;
+    chat.identity = &slow.base;
+    for (int i = 0; i < LOGIN_ATTEMPTS; i++) {
+        assert_int_equal(ann->close_code, 0);
+        chat.time.now_ms += 1000;
+        say(ann, ask);
+        chat_identified(&chat, ann->conn.id, &nobody);
+        assert_int_equal(ann->conn.login_deadline_ms, chat.time.now_ms + LOGIN_TIMEOUT_MS);
+        turn();
+        hears_error(ann, "who are you?");
+    }
+    assert_int_equal(ann->close_code, CLOSE_LOGIN_ATTEMPTS);
+}
+
+/* Nobody's fault who logs in: it may try again as often as it takes. */
+static void test_service_is_down(void **state) {
+    (void)state;
+    chat.identity = &slow.base;
+    admission.login_failures_per_minute = 2;
+    for (int i = 0; i < 3 * LOGIN_ATTEMPTS; i++) {
+        say(ann, ask);
+        chat_identified(&chat, ann->conn.id, &no_service);
+        turn();
+        hears_error(ann, "the account service is down");
+    }
+    assert_int_equal(ann->close_code, 0);
+}
+
+static void test_leaves_while_logging_in(void **state) {
+    (void)state;
+    chat.identity = &slow.base;
+    say(ann, ask);
+    goes(ann);
+    assert_int_equal(slow.forgotten, ann->conn.id);
+    chat_identified(&chat, ann->conn.id, &ann_is_ann); /* found missing by its id */
+    goes(bob);
+    assert_int_equal(slow.forgotten, ann->conn.id); /* Bob had asked nothing */
+    assert_int_equal(users_online(&chat.users), 0);
+}
+
+static void test_closes_while_logging_in(void **state) {
+    (void)state;
+    chat.identity = &slow.base;
+    say(ann, ask);
+    close_conn(&chat, &ann->conn, CLOSE_RESTART);
+    chat_identified(&chat, ann->conn.id, &ann_is_ann);
+    turn();
+    hears_nothing(ann);
+    assert_int_equal(ann->conn.state, CONN_CLOSING);
+    assert_int_equal(users_online(&chat.users), 0);
+    assert_int_equal(fanout_joined(chat.fanout), 0);
+}
+
+/* Only with TOKEN_EXPIRY=session does a connection end with its token; a new login renews it. */
+static void test_expiry(void **state) {
+    struct identity_answer renewed = ann_is_ann;
+    (void)state;
+    chat.identity = &slow.base;
+    say(ann, ask);
+    chat_identified(&chat, ann->conn.id, &ann_is_ann);
+    assert_int_equal(ann->conn.expires_at, 0);
+
+    chat.close_expired = true;
+    say(bob, ask);
+    chat_identified(&chat, bob->conn.id, &ann_is_ann);
+    assert_int_equal(bob->conn.expires_at, ann_is_ann.expires_at);
+    say(bob, ask);
+    chat_identified(&chat, bob->conn.id, &nobody); /* changes nothing */
+    assert_int_equal(bob->conn.expires_at, ann_is_ann.expires_at);
+    renewed.expires_at += 3600;
+    say(bob, ask);
+    chat_identified(&chat, bob->conn.id, &renewed);
+    assert_int_equal(bob->conn.expires_at, renewed.expires_at);
+}
+
+/* All connections of an address together have so many failures; then they wait, without a close
+ * and without asking. */
+static void test_failures_per_address(void **state) {
+    (void)state;
+    chat.identity = &slow.base;
+    admission.login_failures_per_minute = 2;
+    for (int i = 0; i < 2; i++) {
+        say(&clients[i], ask);
+        chat_identified(&chat, clients[i].conn.id, &nobody);
+    }
+    say(eve, ask);
+    turn();
+    hears(eve, "{\"error\":\"too many failed logins from your address: wait 30 s\"}");
+    assert_int_equal(slow.asked, 2);
+    chat.time.now_ms += 30000;
+    say(eve, ask);
+    assert_int_equal(slow.asked, 3);
+}
+
+/* ---- messages ---- */
+
+static void test_message_reaches_all_logged_in(void **state) {
+    (void)state;
+    login(ann, "Ann");
+    login(bob, "Bob");
+    say(ann, hi);
+    hears_nothing(ann); /* not before the end of the turn */
+    turn();
+    hears(ann, ann_says_hi);
+    hears(bob, ann_says_hi);
+    hears_nothing(eve);
+}
+
+/* Who and when are the server's to say; where is the client's. */
+static void test_spoofed_fields(void **state) {
+    (void)state;
+    login(ann, "Ann");
+    say(ann, "{\"action\":\"message\",\"message\":\"hi\",\"user_id\":\"dev-Bob\",\"timestamp\":1,"
+             "\"nickname\":\"Bob\",\"channel\":10.0,\"extra\":[1]}");
+    turn();
+    hears(ann, "{\"user_id\":\"dev-Ann\",\"timestamp\":1666259380,\"message\":\"hi\","
+               "\"channel\":\"10\",\"nickname\":\"Ann\"}");
+}
+
+static void test_largest_message(void **state) {
+    static char text[3000], want[3000];
+    (void)state;
+    login(ann, "Ann");
+    char body[2049];
+    memset(body, 'x', sizeof(body) - 1);
+    body[2048] = '\0';
+    snprintf(text, sizeof(text), "{\"action\":\"message\",\"message\":\"%s\"}", body);
+    snprintf(want, sizeof(want),
+             "{\"user_id\":\"dev-Ann\",\"timestamp\":1666259380,\"message\":\"%s\","
+             "\"nickname\":\"Ann\"}",
+             body);
+    say(ann, text);
+    turn();
+    hears(ann, want);
+    snprintf(text, sizeof(text), "{\"action\":\"message\",\"message\":\"%sx\"}", body);
+    say(ann, text);
+    turn();
+    hears_error(ann, "message: a string of 1 to 2048 bytes");
+}
+
+/* Replies and broadcasts are one sequence: a history reply holds what was broadcast before it. */
+static void test_history_in_its_place(void **state) {
+    (void)state;
+    login(ann, "Ann");
+    say(ann, hi);
+    say(ann, "{\"action\":\"history\"}"); /* in the same turn: the message is not out yet */
+    turn();
+    hears(ann, "{\"history\":[]}");
+    hears(ann, ann_says_hi);
+    say(ann, "{\"action\":\"history\"}");
+    turn();
+    char want[300];
+    snprintf(want, sizeof(want), "{\"history\":[%s]}", ann_says_hi);
+    hears(ann, want);
+}
+
+static void test_history_is_clamped(void **state) {
+    (void)state;
+    login(ann, "Ann");
+    for (int i = 0; i < HISTORY_LIMIT + 3; i++) {
+        say(ann, hi);
+        turn();
+        hears(ann, ann_says_hi);
+    }
+    say(ann, "{\"action\":\"history\",\"limit\":9223372036854775807}");
+    say(ann, "{\"action\":\"history\",\"limit\":9,\"offset\":4}");
+    say(ann, "{\"action\":\"history\",\"limit\":0}");
+    say(ann, "{\"action\":\"history\",\"offset\":1e300}");
+    turn();
+    assert_int_equal(strlen(next_text(ann)), strlen("{\"history\":[]}") + HISTORY_LIMIT - 1 +
+                                                 HISTORY_LIMIT * strlen(ann_says_hi));
+    assert_int_equal(strlen(next_text(ann)), strlen("{\"history\":[]}") + strlen(ann_says_hi));
+    hears(ann, "{\"history\":[]}");
+    hears(ann, "{\"history\":[]}");
+}
+
+/* The history is too large to be queued without end: it is refused while too much waits. */
+static void test_history_while_replies_are_full(void **state) {
+    (void)state;
+    login(ann, "Ann");
+    eve->choked = true;
+    chat_reply(&chat, &eve->conn, malloc(FANOUT_REPLY_HEADROOM + FANOUT_REPLY_TOTAL),
+               FANOUT_REPLY_TOTAL);
+    say(ann, "{\"action\":\"history\"}");
+    turn();
+    hears_error(ann, "the chat is busy");
+    goes(eve);
+    open_client(eve, 30);
+    say(ann, "{\"action\":\"history\"}");
+    turn();
+    hears(ann, "{\"history\":[]}");
+}
+
+/* ---- when the log does not take it ---- */
+
+static void test_queue_is_full(void **state) {
+    (void)state;
+    login(ann, "Ann");
+    for (int i = 0; i < CHATLOG_QUEUE_ENTRIES; i++)
+        assert_int_equal(chatlog_append(chat.log, "{}", 2, 0), CHAT_OK);
+    say(ann, hi);
+    assert_int_equal(fanout_turn_end(chat.fanout, chat.time.now_ms), FANOUT_QUIET);
+    hears_error(ann, "the chat is busy: the message was not sent");
+    turn();
+    for (int i = 0; i < CHATLOG_QUEUE_ENTRIES; i++)
+        hears(ann, "{}");
+    hears_nothing(ann); /* what got an error is seen by nobody */
+    say(ann, hi);
+    turn();
+    hears(ann, ann_says_hi);
+}
+
+/* The store may say no long after it said "begun"; the two answers differ, and a client that has
+ * left meanwhile is nobody. */
+static void test_append_ends_badly(void **state) {
+    (void)state;
+    login(ann, "Ann");
+    chat_appended(&chat, ann->conn.id, CHAT_OK);
+    turn();
+    hears_nothing(ann);
+    chat_appended(&chat, ann->conn.id, CHAT_EUNAVAILABLE);
+    chat_appended(&chat, ann->conn.id, CHAT_EUNCERTAIN);
+    turn();
+    hears_error(ann, "the chat is unavailable: the message was not sent");
+    hears_error(ann, "not confirmed");
+    chat_appended(&chat, 12345, CHAT_EUNAVAILABLE);
+    close_conn(&chat, &ann->conn, CLOSE_RESTART);
+    chat_appended(&chat, ann->conn.id, CHAT_EUNCERTAIN);
+    turn();
+    hears_nothing(ann);
+}
+
+/* A message outlives its sender. */
+static void test_sender_leaves(void **state) {
+    (void)state;
+    login(ann, "Ann");
+    login(bob, "Bob");
+    say(ann, hi);
+    goes(ann);
+    turn();
+    hears(bob, ann_says_hi);
+}
+
+/* ---- errors ---- */
+
+static void test_errors_in_a_row_close(void **state) {
+    (void)state;
+    for (int i = 0; i < PROTO_ERROR_LIMIT; i++) {
+        assert_int_equal(ann->close_code, 0);
+        say(ann, "nonsense");
+    }
+    assert_int_equal(ann->close_code, CLOSE_ERRORS);
+    turn();
+    for (int i = 0; i < PROTO_ERROR_LIMIT; i++)
+        hears_error(ann, "not JSON");
+    hears_nothing(ann);
+}
+
+static void test_success_forgives_errors(void **state) {
+    (void)state;
+    login(ann, "Ann");
+    for (int round = 0; round < 3; round++) {
+        for (int i = 0; i < PROTO_ERROR_LIMIT - 1; i++)
+            say(ann, "nonsense");
+        say(ann, "{\"action\":\"history\"}");
+    }
+    assert_int_equal(ann->close_code, 0);
+}
+
+/* Old clients send keep-alives of their own making: these get an error and do not count, neither
+ * for nor against. */
+static void test_unknown_actions_of_the_logged_in(void **state) {
+    static const char *const ping = "{\"action\":\"ping\"}";
+    (void)state;
+    login(ann, "Ann");
+    for (int i = 0; i < 3 * PROTO_ERROR_LIMIT; i++)
+        say(ann, ping);
+    assert_int_equal(ann->close_code, 0);
+    turn();
+    hears_error(ann, "unknown action");
+    for (int i = 0; i < PROTO_ERROR_LIMIT - 1; i++) {
+        say(ann, "nonsense");
+        say(ann, ping);
+    }
+    assert_int_equal(ann->close_code, 0);
+    say(ann, "nonsense");
+    assert_int_equal(ann->close_code, CLOSE_ERRORS);
+}
+
+static void test_unknown_actions_of_others(void **state) {
+    (void)state;
+    for (int i = 0; i < PROTO_ERROR_LIMIT; i++) {
+        assert_int_equal(eve->close_code, 0);
+        say(eve, "{\"action\":\"ping\"}");
+    }
+    assert_int_equal(eve->close_code, CLOSE_ERRORS);
+}
+
+/* No memory for a reply: the client is told by its close, not left waiting. */
+static void test_reply_without_memory(void **state) {
+    (void)state;
+    chat_reply(&chat, &ann->conn, NULL, 0);
+    assert_int_equal(ann->close_code, CLOSE_INTERNAL);
+}
+
+/* ---- rates ---- */
+
+static void test_rate_of_messages(void **state) {
+    (void)state;
+    chat.message_rate = (struct rate_limit){.per_second = 5, .burst = 3};
+    login(ann, "Ann");
+    for (int i = 0; i < 4; i++)
+        say(ann, hi);
+    turn();
+    /* The refusal is a reply of this turn; the messages come at its end. */
+    hears(ann, "{\"error\":\"too many messages, this one was not sent: wait 0.2 s\"}");
+    for (int i = 0; i < 3; i++)
+        hears(ann, ann_says_hi);
+    hears_nothing(ann);
+    chat.time.now_ms += 199;
+    say(ann, hi);
+    turn();
+    hears(ann, "{\"error\":\"too many messages, this one was not sent: wait 0.1 s\"}");
+    chat.time.now_ms += 1;
+    say(ann, hi);
+    turn();
+    hears(ann, ann_says_hi);
+}
+
+/* It is the user's, not the connection's: neither a second one nor a new one gains anything. */
+static void test_rate_of_messages_is_per_user(void **state) {
+    (void)state;
+    chat.message_rate = (struct rate_limit){.per_second = 1, .burst = 2};
+    login(ann, "Ann");
+    login(bob, "Ann");
+    say(ann, hi);
+    say(bob, hi);
+    say(ann, hi);
+    say(bob, hi);
+    turn();
+    hears_error(ann, "too many messages");
+    hears_error(bob, "too many messages");
+    goes(ann);
+    goes(bob);
+    users_tick(&chat.users, &chat.message_rate, chat.time.now_ms + 100);
+    login(eve, "Ann");
+    say(eve, hi);
+    turn();
+    hears_error(eve, "too many messages");
+}
+
+static void test_rate_of_frames(void **state) {
+    (void)state;
+    chat.frame_rate = (struct rate_limit){.per_second = 10, .burst = 2};
+    login(ann, "Ann");
+    say(ann, "nonsense");
+    say(ann, "{\"action\":\"history\"}");
+    turn();
+    hears_error(ann, "not JSON");
+    hears(ann, "{\"error\":\"too many requests: wait 0.1 s\"}");
+    login(bob, "Bob"); /* each connection has its own */
+    chat.time.now_ms += 100;
+    say(ann, "{\"action\":\"history\"}");
+    turn();
+    hears(ann, "{\"history\":[]}");
+}
+
+/* Who does not stop is closed in the end. */
+static void test_flood_closes(void **state) {
+    (void)state;
+    chat.frame_rate = (struct rate_limit){.per_second = 1, .burst = 1};
+    login(ann, "Ann");
+    for (int i = 0; i < PROTO_ERROR_LIMIT; i++)
+        say(ann, "{\"action\":\"history\"}");
+    assert_int_equal(ann->close_code, CLOSE_ERRORS);
+}
+
+static void test_wait_is_told_rounded_up(void **state) {
+    static const struct {
+        int64_t wait_ms;
+        const char *text;
+    } cases[] = {{1, "x: wait 0.1 s"},      {100, "x: wait 0.1 s"},
+                 {101, "x: wait 0.2 s"},    {999, "x: wait 1.0 s"},
+                 {1000, "x: wait 1.0 s"},   {1001, "x: wait 1.1 s"},
+                 {60000, "x: wait 60.0 s"}, {INT32_MAX, "x: wait 2147483.7 s"}};
+    char error[PROTO_ERROR_MAX];
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+        dispatch_rate_error(error, "x", cases[i].wait_ms);
+        assert_string_equal(error, cases[i].text);
+    }
+}
+
+#define CHAT_TEST(test) cmocka_unit_test_setup_teardown(test, make_chat, free_chat)
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        CHAT_TEST(test_login_first),
+        CHAT_TEST(test_login),
+        CHAT_TEST(test_login_again),
+        CHAT_TEST(test_refused_logins_of_the_logged_in),
+        CHAT_TEST(test_login_failures_are_bounded),
+        CHAT_TEST(test_malformed_logins_are_no_attempts),
+        CHAT_TEST(test_passwords),
+        CHAT_TEST(test_each_answered_attempt_restarts_the_deadline),
+        CHAT_TEST(test_closing_is_deaf),
+        CHAT_TEST(test_user_of_two_connections),
+        CHAT_TEST(test_login_takes_a_while),
+        CHAT_TEST(test_slow_login_is_refused),
+        CHAT_TEST(test_service_is_down),
+        CHAT_TEST(test_leaves_while_logging_in),
+        CHAT_TEST(test_closes_while_logging_in),
+        CHAT_TEST(test_expiry),
+        CHAT_TEST(test_failures_per_address),
+        CHAT_TEST(test_message_reaches_all_logged_in),
+        CHAT_TEST(test_spoofed_fields),
+        CHAT_TEST(test_largest_message),
+        CHAT_TEST(test_history_in_its_place),
+        CHAT_TEST(test_history_is_clamped),
+        CHAT_TEST(test_history_while_replies_are_full),
+        CHAT_TEST(test_queue_is_full),
+        CHAT_TEST(test_append_ends_badly),
+        CHAT_TEST(test_sender_leaves),
+        CHAT_TEST(test_errors_in_a_row_close),
+        CHAT_TEST(test_success_forgives_errors),
+        CHAT_TEST(test_unknown_actions_of_the_logged_in),
+        CHAT_TEST(test_unknown_actions_of_others),
+        CHAT_TEST(test_reply_without_memory),
+        CHAT_TEST(test_rate_of_messages),
+        CHAT_TEST(test_rate_of_messages_is_per_user),
+        CHAT_TEST(test_rate_of_frames),
+        CHAT_TEST(test_flood_closes),
+        cmocka_unit_test(test_wait_is_told_rounded_up),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
