@@ -2,7 +2,7 @@
 
 enum { FIN_TEXT = 0x81, FIN_PING = 0x89, LEN_16 = 126, LEN_64 = 127 };
 
-const uint8_t FRAME_PING[2] = {FIN_PING, 0};
+const uint8_t FRAME_PING[3] = {FIN_PING, 1, 0};
 
 size_t frame_header_len(size_t len) {
     return len < LEN_16 ? 2 : len <= UINT16_MAX ? 4 : 10;

@@ -14,7 +14,8 @@ size_t frame_header_len(size_t len);
 /** Writes the header of one whole text frame; returns its length. */
 size_t frame_text_header(uint8_t out[FRAME_HEADER_MAX], size_t len);
 
-/** A whole ping frame without payload. */
-extern const uint8_t FRAME_PING[2];
+/** A whole ping frame. It has a byte of payload, for libwebsockets does not tell of a pong without
+ * any. */
+extern const uint8_t FRAME_PING[3];
 
 #endif

@@ -74,7 +74,6 @@ struct watch {
     uv_poll_t poll;
     struct http *http;
     curl_socket_t fd;
-    int events;
 };
 
 /* ---- the end of a request ---- */
@@ -178,10 +177,10 @@ static void on_socket(uv_poll_t *poll, int status, int events) {
     int running, ready = (events & UV_READABLE ? CURL_CSELECT_IN : 0) |
                          (events & UV_WRITABLE ? CURL_CSELECT_OUT : 0);
     /* status < 0: the socket has an error, and libuv gave up watching it. Then `ready` is 0, which
-     * makes curl look for itself. CURL_CSELECT_ERR would lose an answer that a reset followed. */
+     * makes curl look for itself, and read all. CURL_CSELECT_ERR would lose an answer that a reset
+     * followed. */
+    (void)status;
     curl_multi_socket_action(http->multi, watch->fd, ready, &running);
-    if (status < 0 && !uv_is_closing((uv_handle_t *)poll))
-        uv_poll_start(poll, watch->events, on_socket);
     finish_done(http);
 }
 
@@ -205,9 +204,8 @@ static int on_curl_socket(CURL *easy, curl_socket_t fd, int what, void *user, vo
         watch->fd = fd;
         curl_multi_assign(http->multi, fd, watch);
     }
-    watch->events =
-        (what & CURL_POLL_IN ? UV_READABLE : 0) | (what & CURL_POLL_OUT ? UV_WRITABLE : 0);
-    uv_poll_start(&watch->poll, watch->events, on_socket);
+    int events = (what & CURL_POLL_IN ? UV_READABLE : 0) | (what & CURL_POLL_OUT ? UV_WRITABLE : 0);
+    uv_poll_start(&watch->poll, events, on_socket);
     return 0;
 }
 

@@ -2,6 +2,7 @@
 
 #include <inttypes.h>
 #include <json-c/json.h>
+#include <json-c/printbuf.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -11,8 +12,8 @@
 
 enum { DEPTH_MAX = 8, OUTPUT_FLAGS = JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE };
 
-/* Integers beyond this are not the same number in every JSON library. */
-static const int64_t INTEGER_MAX = (int64_t)1 << 53;
+/* A whole number beyond this that was written as 1e17 may have been another one. */
+static const int64_t DOUBLE_EXACT_MAX = (int64_t)1 << 53;
 
 struct proto {
     struct json_tokener *tokener;
@@ -75,17 +76,17 @@ static const char *text_of(struct json_object *value, size_t max) {
     return len <= max && strlen(text) == len ? text : NULL;
 }
 
-/* Whether the value is a whole number between -INTEGER_MAX and INTEGER_MAX; 10.0 is one. */
+/* Whether the value is a whole number of 64 bits; 10.0 is one. */
 static bool integer_of(struct json_object *value, int64_t *out) {
     if (json_object_is_type(value, json_type_int)) {
-        *out =
-            json_object_get_int64(value); /* what does not fit is clamped, so still out of range */
-        return *out >= -INTEGER_MAX && *out <= INTEGER_MAX;
+        *out = json_object_get_int64(value);
+        /* What does not fit is clamped: above that shows, below the last number is given up. */
+        return *out != INT64_MIN && (*out < 0 || json_object_get_uint64(value) <= INT64_MAX);
     }
     if (!json_object_is_type(value, json_type_double))
         return false;
     double number = json_object_get_double(value);
-    if (!(fabs(number) <= (double)INTEGER_MAX) || number != trunc(number)) /* NaN too */
+    if (!(fabs(number) <= (double)DOUBLE_EXACT_MAX) || number != trunc(number)) /* NaN too */
         return false;
     *out = (int64_t)number;
     return true;
@@ -163,7 +164,7 @@ static bool count_of(struct json_object *value, uint64_t fallback, uint64_t *out
     double number = json_object_get_double(value);
     if (!(number >= 0) || number != trunc(number))
         return false;
-    *out = number < (double)INTEGER_MAX ? (uint64_t)number : (uint64_t)INTEGER_MAX;
+    *out = number < (double)DOUBLE_EXACT_MAX ? (uint64_t)number : (uint64_t)DOUBLE_EXACT_MAX;
     return true;
 }
 
@@ -224,18 +225,25 @@ enum proto_refusal proto_parse(struct proto *proto, const char *text, size_t len
     else
         refusal = parse_action(proto, root, request, error);
     request->_root = root;
+    if (request->verb == VERB_LOGIN) /* the parser keeps the last string that it has read */
+        explicit_bzero(proto->tokener->pb->buf, (size_t)proto->tokener->pb->size);
     if (refusal)
         proto_release(request);
     return refusal;
 }
 
+/* The JSON library frees without wiping; a text is ours until then. */
+static void wipe_member(const struct json_object *root, const char *key) {
+    struct json_object *value = member(root, key);
+    if (json_object_is_type(value, json_type_string))
+        explicit_bzero((char *)(uintptr_t)json_object_get_string(value),
+                       (size_t)json_object_get_string_len(value));
+}
+
 void proto_release(struct proto_request *request) {
     if (request->verb == VERB_LOGIN) {
-        /* The JSON library frees without wiping. The texts are ours until then. */
-        const char *secrets[] = {request->login.token, request->login.password};
-        for (size_t i = 0; i < sizeof(secrets) / sizeof(*secrets); i++)
-            if (secrets[i])
-                explicit_bzero((char *)(uintptr_t)secrets[i], strlen(secrets[i]));
+        wipe_member(request->_root, "token");
+        wipe_member(request->_root, "password");
     }
     json_object_put(request->_root);
     request->_root = NULL;

@@ -264,6 +264,8 @@ static void on_receive(struct ws *ws, struct lws *wsi, struct session *session, 
     }
     int status = conn_feed(conn, bytes, len, lws_is_final_fragment(wsi), ws->frame_max,
                            ws->events->on_text, ws->user);
+    explicit_bzero((char *)(uintptr_t)bytes,
+                   len); /* the library keeps this buffer; it may have held a token */
     if (status != CHAT_OK)
         ws_close(ws, conn, status == CHAT_ERANGE ? CLOSE_TOO_BIG : CLOSE_INTERNAL);
 }

@@ -38,7 +38,7 @@ static void test_headers(void **state) {
 
 static void test_ping_is_whole_and_empty(void **state) {
     (void)state;
-    assert_memory_equal(FRAME_PING, "\x89\x00", sizeof(FRAME_PING));
+    assert_memory_equal(FRAME_PING, "\x89\x01\x00", sizeof(FRAME_PING));
 }
 
 int main(void) {
