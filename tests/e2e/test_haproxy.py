@@ -1,0 +1,667 @@
+"""haproxy/haproxy.cfg: routes, errors, limits, health, timeouts. (The api itself: test_api.py.)
+
+Where a broker has to be in a state that the memory store never brings about (alive, but unable to
+publish), or where it matters which bytes reach it, a `StandIn` takes its place behind HAProxy.
+"""
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import socketserver
+import subprocess
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from stack import REPO, HAProxy, Port, http_request, open_socket, until
+
+CONFIG = REPO / "haproxy" / "haproxy.cfg"
+PAGE = REPO / "haproxy" / "page"
+
+HANDSHAKE = {
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+}
+ACCEPT = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="  # what that key asks for
+
+
+def without(name):
+    return {key: value for key, value in HANDSHAKE.items() if key != name}
+
+
+def error_of(answer, status):
+    """The text of an error that HAProxy made."""
+    assert answer.status == status
+    assert answer.headers["Content-Type"] == "application/json"
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    body = json.loads(answer.body)
+    assert list(body) == ["error"]
+    assert body["error"]
+    return body["error"]
+
+
+def request_bytes(stack, data, timeout=10.0):
+    """The answer to a request written by hand, up to the end of the connection."""
+    with open_socket(stack.haproxy.address(), timeout) as sock:
+        sock.sendall(data)
+        answer = http.client.HTTPResponse(sock)
+        answer.begin()
+        return answer, answer.read()
+
+
+def shake_hands(stack):
+    """A new client's socket and the answer to its handshake."""
+    sock = open_socket(stack.haproxy.address())
+    lines = "".join(f"{name}: {value}\r\n" for name, value in HANDSHAKE.items())
+    sock.sendall(f"GET /chat HTTP/1.1\r\nHost: x\r\n{lines}\r\n".encode())
+    answer = http.client.HTTPResponse(sock)
+    answer.begin()
+    return sock, answer
+
+
+# The file itself ----------------------------------------------------------------------------------
+
+REQUIRED = {
+    "PAGE_DIR": str(PAGE),
+    "RUN_DIR": "/tmp",
+    "API_1": "127.0.0.1:9000",
+    "BROKER_1": "unix@/tmp/broker.sock",
+}
+OPTIONAL = [
+    *(f"API_{i}" for i in range(2, 5)),
+    *(f"BROKER_{i}" for i in range(2, 9)),
+    *("HTTP_BIND", "HTTP_PORT", "PORT", "HAPROXY_OPS_BIND", "HAPROXY_TRUSTED_PROXIES"),
+    *("API_MAXCONN", "PING_INTERVAL_S"),
+]
+
+
+def check(**environment):
+    """What HAProxy says of the file; warnings are errors."""
+    program = HAProxy.command(None)[0]
+    return subprocess.run(
+        [program, "-dW", "-c", "-f", CONFIG],
+        env=environment,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+
+
+class TestFile:
+    def test_what_is_required_is_enough(self):
+        result = check(**REQUIRED)
+        assert result.returncode == 0, result.stderr
+
+    def test_empty_is_not_set(self):
+        result = check(**REQUIRED, **dict.fromkeys(OPTIONAL, ""))
+        assert result.returncode == 0, result.stderr
+
+    def test_all_that_can_be_set(self):
+        servers = {name: "127.0.0.1:9" for name in OPTIONAL if name[-1].isdigit()}
+        result = check(
+            **{**REQUIRED, **servers},
+            HTTP_BIND="::",
+            PORT="8081",
+            HAPROXY_OPS_BIND="unix@/tmp/ops.sock",
+            HAPROXY_TRUSTED_PROXIES="10.0.0.0/8 fd00::/8",
+            API_MAXCONN="30",
+            PING_INTERVAL_S="60",
+        )
+        assert result.returncode == 0, result.stderr
+
+    @pytest.mark.parametrize("name", REQUIRED)
+    @pytest.mark.parametrize("how", ["unset", "empty"])
+    def test_what_is_missing_is_named(self, name, how):
+        environment = dict(REQUIRED)
+        if how == "unset":
+            del environment[name]
+        else:
+            environment[name] = ""
+        result = check(**environment)
+        assert result.returncode == 1
+        alerts = [line for line in result.stderr.splitlines() if "is not set" in line]
+        assert len(alerts) == 1, result.stderr
+        assert f"'{name} is not set" in alerts[0]
+
+    def test_the_page_fits_haproxy_s_buffer(self):
+        sizes = {path.name: path.stat().st_size for path in PAGE.iterdir()}
+        assert {name: size for name, size in sizes.items() if size > 15 * 1024} == {}
+
+
+# Routes -------------------------------------------------------------------------------------------
+
+
+def backend_of(stack, method, path):
+    """Where the log says that the newest request of this kind went."""
+    pattern = rf" method={method} path={re.escape(path)} .* backend=(\S+) "
+
+    def found():
+        return re.findall(pattern, stack.haproxy.log())
+
+    return until(f"{method} {path} is logged", found)[-1]
+
+
+class TestRoutes:
+    @pytest.mark.parametrize(
+        ("path", "file", "kind"),
+        [
+            ("/", "index.html", "text/html; charset=utf-8"),
+            ("/?room=1", "index.html", "text/html; charset=utf-8"),
+            ("/chat.css", "chat.css", "text/css; charset=utf-8"),
+            ("/chat.js", "chat.js", "text/javascript; charset=utf-8"),
+        ],
+    )
+    def test_the_page(self, stack, path, file, kind):
+        answer = stack.http("GET", path)
+        assert answer.status == 200
+        assert answer.body == (PAGE / file).read_bytes()
+        assert answer.headers["Content-Type"] == kind
+        assert answer.headers["Cache-Control"] == "no-cache"
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        policy = answer.headers["Content-Security-Policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        head = stack.http("HEAD", path)
+        assert (head.status, head.body) == (200, b"")
+        assert head.headers["Content-Length"] == answer.headers["Content-Length"]
+
+    @pytest.mark.parametrize(
+        "path",
+        [
+            *("/nothing", "/index.html", "/apix", "/chatx", "/chat/x", "//api", "/minigames"),
+            *("/healthz", "/readyz", "/metrics", "/stats", "/%63hat", "/../api"),
+        ],
+    )
+    def test_all_else_is_404(self, stack, path):
+        error_of(stack.http("GET", path), 404)
+        error_of(stack.http("GET", path, HANDSHAKE), 404)
+
+    @pytest.mark.parametrize("path", ["/chat", "/chat/", "/chat?token=a", "/chat/?"])
+    def test_chat(self, stack, path):
+        client = stack.connect("ann", path=path)
+        assert client.ask("history", limit=0) == {"history": []}
+
+    @pytest.mark.parametrize("path", ["/minigame", "/minigame/"])
+    def test_minigame_is_the_broker_s(self, stack, path):
+        stack.http("GET", path, HANDSHAKE)
+        assert backend_of(stack, "GET", path) == "brokers_ready"
+
+    @pytest.mark.parametrize("path", ["/api/webhook/minigame", "/api/gaming/events"])
+    def test_live_paths_are_the_broker_s_for_get_only(self, stack, path):
+        stack.http("GET", f"{path}?x=1")
+        assert backend_of(stack, "GET", path) == "brokers_ready"
+        stack.http("DELETE", path)
+        assert backend_of(stack, "DELETE", path) == "api"
+
+    @pytest.mark.parametrize(
+        ("method", "path", "allowed"),
+        [("POST", "/", "GET, HEAD"), ("PUT", "/chat.js", "GET, HEAD"), ("POST", "/chat", "GET")],
+    )
+    def test_other_methods(self, stack, method, path, allowed):
+        answer = stack.http(method, path)
+        error_of(answer, 405)
+        assert answer.headers["Allow"] == allowed
+
+    @pytest.mark.parametrize("path", ["/chat", "/chat/", "/chat?x=1", "/minigame"])
+    @pytest.mark.parametrize(
+        "headers",
+        [{}, {"Connection": "Upgrade", "Upgrade": "h2c"}, without("Connection")],
+        ids=["plain", "another upgrade", "no Connection"],
+    )
+    def test_no_upgrade(self, stack, path, headers):
+        answer = stack.http("GET", path, headers)
+        error_of(answer, 426)
+        assert answer.headers["Upgrade"] == "websocket"
+
+    def test_another_websocket_version(self, stack):
+        answer = stack.http("GET", "/chat", {**HANDSHAKE, "Sec-WebSocket-Version": "8"})
+        assert "13" in error_of(answer, 426)
+        assert answer.headers["Sec-WebSocket-Version"] == "13"
+
+    def test_a_handshake_without_its_key(self, stack):
+        # Of the parser, so its text is not ours.
+        assert stack.http("GET", "/chat", without("Sec-WebSocket-Key")).status == 400
+
+    def test_an_upgrade_elsewhere_is_none(self, stack):
+        assert stack.http("GET", "/api", HANDSHAKE).status == 200
+        assert stack.http("GET", "/", HANDSHAKE).status == 200
+
+
+class TestCeilings:
+    def test_uri(self, stack):
+        longest = "/api?" + "a" * 2043
+        assert len(longest) == 2048
+        assert stack.http("GET", longest).status == 200
+        error_of(stack.http("GET", longest + "a"), 414)
+        error_of(stack.http("GET", "/" + "a" * 10000), 414)
+
+    def test_headers(self, stack):
+        assert stack.http("GET", "/api", {"X-Much": "a" * 7900}).status == 200
+        answer = stack.http("GET", "/api", {"X-Much": "a" * 8192})
+        error_of(answer, 431)
+        assert answer.headers["Access-Control-Allow-Origin"] == "*"
+        error_of(stack.http("GET", "/chat", {**HANDSHAKE, "X-Much": "a" * 12000}), 431)
+
+    def test_a_long_handshake_reaches_the_broker(self, stack):
+        answer = stack.http("GET", "/chat", {**HANDSHAKE, "Cookie": "a" * 7000})
+        assert answer.status == 101
+
+    def test_body(self, stack):
+        assert stack.http("POST", "/api", body=b"a" * 8192).status == 405
+        answer = stack.http("POST", "/api", body=b"a" * 8193)
+        error_of(answer, 413)
+        assert answer.headers["Access-Control-Allow-Origin"] == "*"
+
+    def test_body_of_unknown_length(self, stack):
+        def chunks(size):
+            return {"Transfer-Encoding": "chunked"}, b"%x\r\n%s\r\n0\r\n\r\n" % (size, b"a" * size)
+
+        assert stack.http("POST", "/api", *chunks(100)).status == 405
+        error_of(stack.http("POST", "/api", *chunks(9000)), 413)
+
+    def test_a_body_never_reaches_a_broker(self, stack):
+        error_of(stack.http("GET", "/api/gaming/events", body=b"GET /readyz HTTP/1.1\r\n\r\n"), 413)
+        chunked = {"Transfer-Encoding": "chunked"}
+        error_of(stack.http("GET", "/api/gaming/events", chunked, b"0\r\n\r\n"), 413)
+        # HAProxy 2.6 takes the upgrade off such a handshake first.
+        assert stack.http("GET", "/chat", HANDSHAKE, b"body").status in (413, 426)
+
+    @pytest.mark.parametrize(
+        "request_text",
+        [
+            b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+            b"GET /api HTTP/1.1\r\nHost: x\r\nX-Much: %s\r\n\r\n" % (b"a" * 20000),
+            b"GET /api HTTP/1.1\r\nHost: x\r\n%s\r\n"
+            % b"".join(b"X-%d: 1\r\n" % i for i in range(200)),
+            b"GET /api HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+            b"CONNECT /api HTTP/1.1\r\nHost: x\r\n\r\n",
+        ],
+        ids=["TLS", "more than a buffer", "too many headers", "two lengths", "CONNECT"],
+    )
+    def test_what_is_no_request_is_400(self, stack, request_text):
+        answer, _ = request_bytes(stack, request_text)
+        assert answer.status == 400
+        assert stack.http("GET", "/api").status == 200
+
+
+# Dead, hung and overloaded parts ------------------------------------------------------------------
+
+
+def test_a_dead_broker(start_stack):
+    stack = start_stack()
+    stack.connect("ann")
+    stack.broker.kill()
+    answer = stack.http("GET", "/chat", HANDSHAKE)
+    error_of(answer, 503)
+    assert answer.headers["Retry-After"]
+    assert stack.http("GET", "/api").status == 200
+    error_of(stack.http("GET", "/api/gaming/events"), 503)
+    # The first one learned it the slow way, by retries; now it is known.
+    began = time.monotonic()
+    error_of(stack.http("GET", "/chat", HANDSHAKE), 503)
+    assert time.monotonic() - began < 0.9
+    stack.broker.start()
+    until("the broker is found", lambda: stack.http("GET", "/chat", HANDSHAKE).status == 101)
+
+
+def test_a_hung_api(start_stack):
+    stack = start_stack(API_MAXCONN=1)
+    stack.api.signal(signal.SIGSTOP)
+    try:
+        with ThreadPoolExecutor() as pool:
+            request = (http_request, stack.haproxy.address(), "GET", "/api")
+            first, second = (pool.submit(*request, timeout=20) for _ in range(2))
+            answers = sorted((first.result(), second.result()), key=lambda a: a.status)
+    finally:
+        stack.api.signal(signal.SIGCONT)
+    # One waited for a place, the other one had it.
+    error_of(answers[0], 503)
+    assert answers[0].headers["Retry-After"]
+    error_of(answers[1], 504)
+    assert answers[1].headers["Access-Control-Allow-Origin"] == "*"
+    until("the api is found again", lambda: stack.http("GET", "/api").status == 200)
+
+
+def test_an_api_that_dies_over_a_request(start_stack):
+    stack = start_stack()
+    stack.api.signal(signal.SIGSTOP)
+    with ThreadPoolExecutor() as pool:
+        # Not a GET, which would be asked again.
+        answer = pool.submit(stack.http, "POST", "/api")
+        until("the request is under way", lambda: in_flight(stack) == 1)
+        stack.api.kill()
+        error_of(answer.result(), 502)
+
+
+def in_flight(stack):
+    """How many requests api-fcgi has."""
+    page = http_request(("127.0.0.1", stack.haproxy.ports["ops"].number), "GET", "/metrics").text()
+    metric = r'haproxy_server_current_sessions\{proxy="api",server="api1"\} (\d+)'
+    return int(re.search(metric, page).group(1))
+
+
+# Brokers of all states ----------------------------------------------------------------------------
+
+
+class StandIn(socketserver.ThreadingTCPServer):
+    """In a broker's place: `readyz` is what it says of itself, an upgrade is answered by 101 and an
+    echo, any other request by the head of that request."""
+
+    daemon_threads = True
+    allow_reuse_address = True
+
+    def __init__(self, name):
+        super().__init__(("127.0.0.1", 0), StandInConnection)
+        self.name = name
+        self.readyz = 200
+        self.address = f"127.0.0.1:{self.server_address[1]}"
+        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
+
+    def stop(self):
+        self.shutdown()
+        self.server_close()
+
+
+class StandInConnection(socketserver.StreamRequestHandler):
+    def handle(self):
+        with contextlib.suppress(ConnectionError):
+            head = [line.decode() for line in iter(lambda: self.rfile.readline().strip(), b"")]
+            if head and " /readyz " in head[0]:
+                self.answer(f"{self.server.readyz} State", "Content-Length: 0")
+            elif "upgrade: websocket" in head:
+                upgrade = ("Connection: Upgrade", "Upgrade: websocket")
+                self.answer("101 Switching", *upgrade, f"Sec-WebSocket-Accept: {ACCEPT}")
+                while data := self.request.recv(100):
+                    self.request.sendall(data)
+            elif head:
+                body = "\n".join(head)
+                self.answer("200 OK", f"Content-Length: {len(body)}", body=body)
+
+    def answer(self, status, *headers, body=""):
+        lines = [f"HTTP/1.1 {status}", f"X-Broker: {self.server.name}", *headers, "", body]
+        self.wfile.write("\r\n".join(lines).encode())
+
+
+@contextlib.contextmanager
+def stand_ins(start_stack, *names, **settings):
+    brokers = {name: StandIn(name) for name in names}
+    try:
+        addresses = {f"BROKER_{i}": b.address for i, b in enumerate(brokers.values(), 1)}
+        yield start_stack(**addresses, **settings), brokers
+    finally:
+        for broker in brokers.values():
+            broker.stop()
+
+
+def led_to(stack, count=6):
+    """The names of the brokers that so many new clients are led to; a number is an error."""
+
+    def one():
+        answer = stack.http("GET", "/chat", HANDSHAKE)
+        if answer.status != 101:
+            error_of(answer, answer.status)
+            return answer.status
+        return answer.headers["X-Broker"]
+
+    return {one() for _ in range(count)}
+
+
+def test_new_clients_go_to_a_ready_broker_else_to_a_living_one(start_stack):
+    with stand_ins(start_stack, "a", "b") as (stack, brokers):
+        a, b = brokers["a"], brokers["b"]
+
+        def expect(names):
+            until(f"clients are led to {names}", lambda: led_to(stack) == names)
+
+        expect({"a", "b"})
+        b.readyz = 503  # alive, cannot publish
+        expect({"a"})
+        a.readyz = 503
+        expect({"a", "b"})
+        a.readyz = 404  # draining: about to go
+        expect({"b"})
+        b.readyz = 200
+        expect({"b"})
+        b.readyz = 404
+        expect({503})
+        a.readyz = 200
+        expect({"a"})
+
+
+def test_a_client_stays_where_it_is_whatever_the_checks_say(start_stack):
+    with stand_ins(start_stack, "a") as (stack, brokers):
+        sock, answer = shake_hands(stack)
+        assert answer.status == 101
+        with sock:
+            for readyz, seen in ((503, {"a"}), (404, {503}), (500, {503}), (200, {"a"})):
+                brokers["a"].readyz = readyz
+                until(f"{readyz} is seen", lambda seen=seen: led_to(stack, 1) == seen)
+                sock.sendall(b"%d" % readyz)
+                assert sock.recv(10) == b"%d" % readyz
+
+
+def test_clients_are_spread(start_stack):
+    with stand_ins(start_stack, "a", "b", "c") as (stack, _), contextlib.ExitStack() as sockets:
+        names = Counter()
+        for _ in range(12):
+            sock, answer = shake_hands(stack)
+            sockets.enter_context(sock)
+            names[answer.headers["X-Broker"]] += 1
+        assert names == {"a": 4, "b": 4, "c": 4}
+
+
+# What reaches a broker ----------------------------------------------------------------------------
+
+
+def seen(stack, headers, connection=None):
+    """The headers of a request as they reach the broker, names in lower case."""
+    path = "/api/gaming/events"
+    if connection is None:
+        body = stack.http("GET", path, headers).body
+    else:
+        connection.request("GET", path, headers=headers)
+        body = connection.getresponse().read()
+    lines = body.decode().splitlines()[1:]
+    pairs = [line.split(": ", 1) for line in lines]
+    assert len({name for name, _ in pairs}) == len(pairs), pairs
+    return dict(pairs)
+
+
+def test_the_client_s_address_cannot_be_claimed(start_stack):
+    with stand_ins(start_stack, "a") as (stack, _):
+        assert seen(stack, {})["x-forwarded-for"] == "127.0.0.1"
+        assert seen(stack, {"X-Forwarded-For": "6.6.6.6"})["x-forwarded-for"] == "127.0.0.1"
+        twice = (
+            b"GET /api/gaming/events HTTP/1.1\r\nHost: x\r\n" + b"X-Forwarded-For: 6.6.6.6\r\n" * 2
+        )
+        _, body = request_bytes(stack, twice + b"\r\n")
+        assert body.count(b"x-forwarded-for") == 1
+        assert b"6.6.6.6" not in body
+
+
+def test_a_trusted_proxy_tells_the_client_s_address(start_stack):
+    trusted = "10.0.0.0/8 127.0.0.0/8"
+    with stand_ins(start_stack, "a", HAPROXY_TRUSTED_PROXIES=trusted) as (stack, _):
+        # One connection serves many clients of that proxy.
+        connection = http.client.HTTPConnection(*stack.haproxy.address(), timeout=10)
+        try:
+            for claim, address in (
+                ("6.6.6.6, 7.7.7.7", "7.7.7.7"),
+                ("2001:db8::1", "2001:db8::1"),
+                ("nonsense", "127.0.0.1"),
+                (None, "127.0.0.1"),
+            ):
+                headers = {} if claim is None else {"X-Forwarded-For": claim}
+                assert seen(stack, headers, connection)["x-forwarded-for"] == address
+        finally:
+            connection.close()
+        until("the log has it too", lambda: " ip=7.7.7.7 " in stack.haproxy.log())
+
+
+def test_headers_that_brokers_must_not_see(start_stack):
+    with stand_ins(start_stack, "a") as (stack, _):
+        got = seen(stack, {**HANDSHAKE, "Sec-WebSocket-Protocol": "a.habit", "X-Other": "kept"})
+        assert "upgrade" not in got
+        assert "sec-websocket-protocol" not in got
+        assert got["x-other"] == "kept"
+
+
+# Time ---------------------------------------------------------------------------------------------
+
+
+def test_requests_that_dribble_in_are_cut(start_stack):
+    stack = start_stack()
+    head = b"GET /api HTTP/1.1\r\nHost: x\r\n"
+    body = b"POST /api HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nabc"
+    began = time.monotonic()
+    with ThreadPoolExecutor() as pool:
+        slow_head, slow_body = (
+            pool.submit(request_bytes, stack, text, 20) for text in (head, body)
+        )
+        # Nobody else waits for them.
+        assert stack.http("GET", "/api").status == 200
+        assert slow_head.result()[0].status == 408
+        answer, text = slow_body.result()
+    assert answer.status == 408
+    assert list(json.loads(text)) == ["error"]
+    assert 4 < time.monotonic() - began < 9
+
+
+def test_an_idle_client_outlives_the_timeouts_of_requests(start_stack):
+    # `timeout client` is 30 s; a ping would be a sign of life.
+    stack = start_stack(PING_INTERVAL_S=60)
+    ann = stack.connect("ann", raw=True)
+    time.sleep(32)
+    ann.send("message", message="still here")
+    assert ann.receive()["message"] == "still here"
+
+
+def test_a_silent_connection_ends_after_ten_ping_intervals(start_stack):
+    stack = start_stack(PING_INTERVAL_S=1)
+    sock, _ = shake_hands(stack)
+    stack.broker.signal(signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        sock.settimeout(20)
+        while sock.recv(100):  # a last ping
+            pass
+        assert 8 < time.monotonic() - began < 13
+        sock.close()
+    finally:
+        stack.broker.signal(signal.SIGCONT)
+
+
+# For operators ------------------------------------------------------------------------------------
+
+
+class TestOperators:
+    def ops(self, stack, path):
+        return http_request(("127.0.0.1", stack.haproxy.ports["ops"].number), "GET", path)
+
+    def test_metrics(self, stack):
+        text = self.ops(stack, "/metrics").text()
+        for backend in ("api", "brokers_ready", "brokers_alive"):
+            assert f'haproxy_backend_active_servers{{proxy="{backend}"}} 1' in text
+
+    def test_stats(self, stack):
+        assert self.ops(stack, "/stats").status == 200
+        assert self.ops(stack, "/nothing").status == 404
+
+    def test_the_log_has_no_secrets(self, stack):
+        secret = "tell-nobody"
+        headers = {"Authorization": f"Bearer {secret}", "Cookie": secret, "Referer": secret}
+        headers |= {"User-Agent": secret, "Origin": secret, "X-Forwarded-For": secret}
+        stack.http("GET", f"/chat?token={secret}", {**HANDSHAKE, **headers})
+        stack.http("GET", f"/api/version?token={secret}", headers)
+        stack.http("GET", f"/nothing?token={secret}#{secret}", headers)
+        stack.http("POST", "/api", headers, secret.encode())
+        backend_of(stack, "POST", "/api")
+        assert secret not in stack.haproxy.log()
+
+    def test_one_line_a_request(self, stack):
+        stack.http("GET", '/odd"path\\x')
+        backend_of(stack, "GET", '/odd"path\\x')
+        line = next(text for text in stack.haproxy.log().splitlines() if "odd" in text)
+        assert re.fullmatch(
+            r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ info haproxy request ip=127\.0\.0\.1 method=GET "
+            r'path=/odd"path\\x proto=HTTP/1\.1 status=404 bytes=\d+ backend=nowhere .* retries=0',
+            line,
+        )
+
+
+def test_a_reload_keeps_clients_and_the_port(start_stack):
+    stack = start_stack(haproxy=False)
+    haproxy = stack.haproxy
+    cli = str(stack.folder / "master.sock")
+
+    def workers():
+        """What the master tells of its processes, once it is past its own start."""
+        try:
+            with open_socket(cli) as sock:
+                sock.sendall(b"show proc\n")
+                sock.shutdown(socket.SHUT_WR)
+                return re.findall(r"^(\d+) +worker ", sock.makefile().read(), re.MULTILINE)
+        except OSError:
+            return []
+
+    with (stack.folder / "master.log").open("wb") as log:
+        master = subprocess.Popen(
+            [*("setpriv", "--pdeathsig", "TERM"), haproxy.command()[0]]
+            + ["-W", "-db", "-S", cli, "-f", CONFIG],
+            env={k: str(v) for k, v in {**os.environ, **haproxy.environment()}.items()},
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        until("HAProxy serves", workers)
+        ann = stack.connect("ann")
+        master.send_signal(signal.SIGUSR2)
+        until("there is a new worker besides the old one", lambda: len(workers()) == 2)
+        bob = stack.connect("bob")
+        ann.send("message", message="over both workers")
+        for client in (ann, bob):
+            assert client.receive()["message"] == "over both workers"
+    finally:
+        master.terminate()
+        master.wait(10)
+
+
+def test_a_second_one_does_not_share_the_port(start_stack):
+    stack = start_stack()
+    environment = {**stack.haproxy.environment(), "RUN_DIR": stack.folder / "second"}
+    environment["RUN_DIR"].mkdir()
+    environment["HAPROXY_OPS_BIND"] = f"unix@{stack.folder}/second/ops.sock"
+    result = subprocess.run(
+        stack.haproxy.command(),
+        env={k: str(v) for k, v in environment.items()},
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=10,
+    )
+    assert result.returncode == 1
+    assert "Address already in use" in result.stderr
+
+
+def test_an_empty_port_is_not_set(start_stack):
+    stack = start_stack(PORT="", HTTP_BIND="")
+    assert stack.http("GET", "/api").status == 200
+
+
+def test_port_wins_over_http_port(start_stack):
+    port = Port()
+    stack = start_stack(haproxy=False, PORT=port.number)
+    haproxy = stack.haproxy
+    haproxy.ports["http"].release()
+    haproxy.ports["http"] = port
+    haproxy.start()
+    assert stack.http("GET", "/api").status == 200
