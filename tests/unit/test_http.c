@@ -46,7 +46,8 @@ enum resolver { RESOLVER_GOOD, RESOLVER_FAILS, RESOLVER_HANGS };
 
 static atomic_int resolver, lookups;
 
-/** *.test are names for the server, but for the state of the resolver; others are real. */
+/** *.test are names for the server, by the state of the resolver (not steady.test's); others are
+ * real. */
 int getaddrinfo(const char *restrict name, const char *restrict service,
                 const struct addrinfo *restrict hints, struct addrinfo **restrict result) {
     typedef int function(const char *, const char *, const struct addrinfo *, struct addrinfo **);
@@ -58,9 +59,11 @@ int getaddrinfo(const char *restrict name, const char *restrict service,
         return EAI_NONAME;
     if (!end || strcasecmp(end, ".test") != 0)
         return real(name, service, hints, result);
-    while (resolver == RESOLVER_HANGS)
+    bool is_steady = strcmp(name, "steady.test") == 0;
+    while (resolver == RESOLVER_HANGS && !is_steady)
         usleep(1000);
-    return resolver == RESOLVER_FAILS ? EAI_AGAIN : real("127.0.0.1", service, hints, result);
+    return resolver == RESOLVER_FAILS && !is_steady ? EAI_AGAIN
+                                                    : real("127.0.0.1", service, hints, result);
 }
 
 /* ---- the server ---- */
@@ -75,7 +78,7 @@ static struct server {
     pthread_t thread;
     int listener, stop[2];
     uint16_t port;
-    atomic_int accepted, requests;
+    atomic_int accepted, requests, closed;
     struct connection connections[CONNECTIONS_MAX];
     int open;
     int together[AT_ONCE], together_count;
@@ -189,6 +192,7 @@ static void *server_main(void *unused) {
             if (!polls[i + 2].revents || receive(&server.connections[i]))
                 continue;
             close(server.connections[i].fd);
+            server.closed++;
             server.connections[i] = server.connections[--server.open];
         }
         if (polls[1].revents && server.open < CONNECTIONS_MAX) {
@@ -437,9 +441,14 @@ static void answers_have_a_ceiling(void **state) {
 }
 
 static void an_answer_counts_though_a_reset_follows(void **state) {
-    struct outcome outcome = get("/reset");
+    struct outcome outcome = {0};
 
     (void)state;
+    start(&outcome, "127.0.0.1", "/reset", 2000);
+    wait_until(has_asked, NULL);
+    while (server.closed == 0)
+        usleep(1000); /* all has come, and the reset, before the loop looks at it */
+    wait_until(has_ended, &outcome);
     assert_string_equal(outcome.error, "");
     assert_int_equal(outcome.body_len, HTTP_BODY_MAX);
 }
@@ -495,7 +504,7 @@ static void a_refused_connection(void **state) {
 
     (void)state;
     start_with(&by_address, "127.0.0.1", port, "/", (struct http_options){.timeout_ms = 5000});
-    start_with(&by_name, "localhost", port, "/", (struct http_options){.timeout_ms = 5000});
+    start_with(&by_name, "a.test", port, "/", (struct http_options){.timeout_ms = 5000});
     wait_until(has_ended, &by_address);
     wait_until(has_ended, &by_name);
     assert_error(&by_address, "connection refused");
@@ -672,9 +681,16 @@ static void stopped_in_the_callback_of_one_that_did_not_resolve(void **state) {
 /* ---- names ---- */
 
 static void localhost_resolves(void **state) {
-    struct outcome outcome = get_from("localhost", "/ok");
+    struct addrinfo *info;
 
     (void)state;
+    if (getaddrinfo("localhost", NULL, NULL, &info) != 0) {
+        print_message("localhost_resolves: this machine has no localhost (/etc/hosts)\n");
+        skip();
+    }
+    freeaddrinfo(info);
+    lookups = 0;
+    struct outcome outcome = get_from("localhost", "/ok");
     assert_answer(&outcome, 200, "hello");
     assert_int_equal(lookups, 1); /* ours; curl made none */
 }
@@ -732,7 +748,7 @@ static void a_hung_resolver_delays_only_its_host(void **state) {
     (void)state;
     resolver = RESOLVER_HANGS;
     start(&hung, "a.test", "/ok", 200);
-    other = get_from("localhost", "/ok");
+    other = get_from("steady.test", "/ok");
     assert_answer(&other, 200, "hello");
     wait_until(has_ended, &hung);
     assert_error(&hung, "timeout while resolving the host name");
