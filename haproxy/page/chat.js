@@ -2,8 +2,8 @@
 //
 // v1 replies carry no request id, so one request at a time is in the air and any answer is its answer:
 //
-//   connect -> login -> joined -> history -> loaded -> ready <-> send, then the own broadcast or an error
-//   lost    -> wait  -> connect: what is on screen stays, the history adds what was missed
+//   connect -> login -> load (the history) -> loaded -> send, and its own broadcast or an error -> send
+//   lost -> wait -> connect: what is on screen stays, the history adds what was missed
 //
 // What comes from outside enters the document as textContent, never as markup.
 
@@ -13,6 +13,7 @@ const BACKOFF_MS = 1000;
 const BACKOFF_MAX_MS = 30000;
 const STABLE_MS = 10000; // a connection that lasted so long makes the next wait short again
 const STALE_MS = 30000; // no frame for so long: a page that wakes up asks whether its connection still works
+const DRAW_MS = 30; // messages that arrive so close together are drawn at once
 const GROUP_MS = 300000; // messages of one person so close together are shown under one name
 
 const STATES = { ready: 'Connected', loading: 'Connected', waiting: 'Reconnecting…', off: 'Disconnected' };
@@ -46,17 +47,16 @@ let pending = null; // the text in the air
 let returned = null; // the text that came back with an error
 
 let shown = []; // { key, user, time, nodes }, oldest first
-let early = []; // broadcasts that overtook the history
+let fresh = []; // broadcasts not yet on screen: for the next drawing, or until the history came
 let gap = false; // messages may be missing before the next one
 let stuck = true; // the reader is at the end and wants to stay there
 let unread = 0; // below the reader's view
-let unseen = 0; // while the tab was hidden
 
 // --- The connection ---
 
 function connect() {
   release();
-  early = [];
+  fresh = [];
   setPhase('connecting');
   const own = (socket = new WebSocket(location.origin.replace(/^http/, 'ws') + '/chat'));
   own.onopen = () => own === socket && login();
@@ -90,7 +90,7 @@ function login() {
 
 function load() {
   setPhase('loading');
-  request({ action: 'history', limit: KEEP, offset: 0 });
+  request({ action: 'history', limit: KEEP });
 }
 
 function receive(frame) {
@@ -106,16 +106,21 @@ function receive(frame) {
   } else if (Array.isArray(frame.history) && phase === 'loading') {
     loaded(frame.history.reverse());
   } else if (typeof frame.message === 'string') {
-    if (phase === 'ready') arrived([frame]);
-    else early.push(frame);
+    fresh.push(frame);
+    if (fresh.length === 1) setTimeout(flush, DRAW_MS);
   }
+}
+
+// In a busy chat drawing each message by itself would be all the page does.
+function flush() {
+  if (phase === 'ready') arrived(fresh.splice(0));
 }
 
 function loaded(history) {
   clearTimeout(answerTimer);
   // Both end with the newest message; which goes back further depends on the server's history limit.
-  merge(history.length < early.length ? early : history);
-  early = [];
+  merge(history.length < fresh.length ? fresh : history);
+  fresh = [];
   if (pending !== null) notify('Not sent: the connection was lost.'); // or the history would have had it
   giveBack();
   readySince = Date.now();
@@ -138,6 +143,7 @@ function refused(error) {
 }
 
 function lost(code, reason) {
+  flush();
   release();
   if (phase === 'ready' && Date.now() - readySince > STABLE_MS) attempts = 0;
   if (code === 4002) {
@@ -159,7 +165,6 @@ function lost(code, reason) {
 
 function wake() {
   if (document.hidden) return;
-  countUnseen(0);
   if (phase === 'waiting') connect();
   else if (phase === 'ready' && pending === null && Date.now() - lastFrame > STALE_MS) load();
 }
@@ -249,7 +254,6 @@ function arrived(list) {
   list.forEach(append);
   if (stuck) follow();
   else showUnread(unread + list.length);
-  if (document.hidden) countUnseen(unseen + list.length);
 }
 
 function append(message) {
@@ -290,8 +294,8 @@ function bubble(message, time) {
   return item;
 }
 
-const clockOf = (time) => time.toLocaleTimeString(undefined, { hour: '2-digit', minute: '2-digit' });
-const dayOf = (time) => time.toLocaleDateString(undefined, { weekday: 'long', day: 'numeric', month: 'long' });
+const clockOf = new Intl.DateTimeFormat([], { hour: '2-digit', minute: '2-digit' }).format;
+const dayOf = new Intl.DateTimeFormat([], { weekday: 'long', day: 'numeric', month: 'long' }).format;
 
 function element(tag, className, text = '') {
   return Object.assign(document.createElement(tag), { className, textContent: text });
@@ -316,11 +320,6 @@ function showUnread(count) {
   unread = count;
   ui.newer.hidden = count === 0;
   ui.newer.textContent = count === 1 ? '1 new message' : `${count} new messages`;
-}
-
-function countUnseen(count) {
-  unseen = count;
-  document.title = count ? `(${count}) hlchat` : 'hlchat';
 }
 
 // --- Around them ---
