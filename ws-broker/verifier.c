@@ -35,6 +35,7 @@ struct verifier {
     struct verifier_wait *queue, *parked;
     struct http_request *fetch; /* of the key set, under way */
     int64_t fetch_started_ms;
+    int64_t unknown_key_ms; /* when a token that names an unknown key was last worth a fetch */
     bool fetch_failed; /* the last one */
 };
 
@@ -115,9 +116,15 @@ static void fetch_keys(struct verifier *verifier, int64_t now_ms) {
 static bool want_newer_keys(struct verifier *verifier, int64_t now_ms) {
     if (!verifier->options.jwks_url)
         return false;
-    int64_t wait_ms = verifier->ring.count > 0 ? JWKS_UNKNOWN_KEY_MS : JWKS_NO_KEYS_MS;
-    if (!verifier->fetch && now_ms - verifier->fetch_started_ms >= wait_ms)
-        fetch_keys(verifier, now_ms);
+    if (verifier->fetch)
+        return true;
+    bool is_due = verifier->ring.count > 0
+                      ? now_ms - verifier->unknown_key_ms >= JWKS_UNKNOWN_KEY_MS
+                      : now_ms - verifier->fetch_started_ms >= JWKS_NO_KEYS_MS;
+    if (!is_due)
+        return false;
+    verifier->unknown_key_ms = now_ms;
+    fetch_keys(verifier, now_ms);
     return verifier->fetch != NULL;
 }
 
@@ -203,6 +210,7 @@ struct verifier *verifier_new(const struct verifier_options *options, int64_t no
     if (!verifier)
         return NULL;
     verifier->options = *options;
+    verifier->unknown_key_ms = now_ms - JWKS_UNKNOWN_KEY_MS; /* the first one is worth it */
     if (load_pems(&verifier->ring, options->pem_files) != CHAT_OK) {
         verifier_free(verifier);
         return NULL;
