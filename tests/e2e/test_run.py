@@ -1,0 +1,332 @@
+"""`make run`: the whole chat as one foreground job (shared/scripts/run.sh)."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import pytest
+from client import Client
+from stack import BUILD, REPO, SANITIZED, START_S, STOP_S, Port, http_request, open_socket, until
+
+SCRIPT = REPO / "shared" / "scripts" / "run.sh"
+MAKE = ["make", "--no-print-directory", *(["SANITIZE=address,undefined"] if SANITIZED else [])]
+
+
+class Run:
+    """One `make run`, or its script alone, with a folder for temporary files of its own."""
+
+    def __init__(self, *arguments, by_make=False, port=None, **settings):
+        self.folder = Path(tempfile.mkdtemp(prefix="hlchat-test-"))
+        self.temporary = self.folder / "tmp"
+        self.temporary.mkdir()
+        self._port = port or Port()
+        self.port = self._port.number
+        # Not what an outer make has put there, and nothing that is a setting.
+        keep = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LANG")}
+        keep |= {k: v for k, v in os.environ.items() if k.endswith("SAN_OPTIONS")}
+        settings = {"HTTP_PORT": self.port, **settings}
+        if by_make:
+            command = [*MAKE, "run", *(f"{k}={v}" for k, v in settings.items()), *arguments]
+        else:
+            command = [SCRIPT, *arguments]
+            keep["HLCHAT_BUILD"] = str(BUILD.relative_to(REPO))
+            keep |= {k: str(v) for k, v in settings.items()}
+        self.began = time.monotonic()
+        with self.output_path.open("wb") as output:
+            # A group of its own, as a shell gives to a foreground job.
+            self.process = subprocess.Popen(
+                command,
+                cwd=REPO,
+                env={**keep, "TMPDIR": str(self.temporary)},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+
+    @property
+    def output_path(self):
+        return self.folder / "output"
+
+    def output(self):
+        return self.output_path.read_text(errors="replace")
+
+    def complaints(self):
+        """The lines that the script itself says, or a program that refuses its settings."""
+        return re.findall(r"^(?:run|make|api-fcgi|ws-broker): .*", self.output(), re.MULTILINE)
+
+    def wait_up(self):
+        url = f"http://127.0.0.1:{self.port}/"
+        until("the chat is up", lambda: url in self.output() or self.ended(), START_S)
+        assert not self.ended(), self.output()
+        self.took = time.monotonic() - self.began
+        return self
+
+    def ended(self):
+        return self.process.poll() is not None
+
+    def wait(self):
+        return self.process.wait(STOP_S)
+
+    def http(self, path):
+        return http_request(("127.0.0.1", self.port), "GET", path)
+
+    def processes(self):
+        """{pid: command} of all that was started by this run and is still there."""
+        mark = f"TMPDIR={self.temporary}".encode()
+        found = {}
+        for proc in Path("/proc").iterdir():
+            try:
+                if proc.name.isdigit() and mark in (proc / "environ").read_bytes():
+                    found[int(proc.name)] = (proc / "comm").read_text().strip()
+            except OSError:
+                pass  # gone, or not ours
+        return found
+
+    def pid_of(self, command):
+        return next(pid for pid, name in self.processes().items() if name == command)
+
+    def assert_nothing_left(self):
+        until(f"all of it is gone: {self.processes()}", lambda: not self.processes())
+        assert list(self.temporary.iterdir()) == []
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", self.port))
+
+    def close(self):
+        for pid in self.processes():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+        self._port.release()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@pytest.fixture
+def run():
+    """Starts it: run(HISTORY_LIMIT=5), run(by_make=True)."""
+    with ExitStack() as running:
+
+        def start(*arguments, **settings):
+            started = Run(*arguments, **settings)
+            running.callback(started.close)
+            return started
+
+        yield start
+
+
+def chat(run, token):
+    client = Client(open_socket(("127.0.0.1", run.port)))
+    client.login(token)
+    return client
+
+
+def test_it_answers_as_soon_as_it_says_so(run):
+    up = run().wait_up()
+    assert up.http("/").status == 200
+    assert up.http("/api").status == 200
+    client = chat(up, "ann")
+    client.send("message", message="hi")
+    assert client.receive()["message"] == "hi"
+    client.close()
+    print(f"up after {up.took:.2f} s")
+    assert up.took < (15 if SANITIZED else 3)
+
+
+def test_it_prints_lines_to_paste(run):
+    up = run().wait_up()
+    lines = [line.split(maxsplit=1) for line in up.output().splitlines()]
+    pasted = {words[0]: words[1] for words in lines if len(words) == 2}
+    assert pasted["page"] == f"http://127.0.0.1:{up.port}/"
+    assert pasted["chat"].endswith(f" ws://127.0.0.1:{up.port}/chat")
+    for name in ("api", "metrics"):
+        command = pasted[name].split()
+        answer = subprocess.run(command, check=True, capture_output=True, text=True, timeout=10)
+        assert answer.stdout
+    for line in ('{"action":"login","token":"Anna"}', '{"action":"history","limit":10}'):
+        assert line in up.output()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_stops_it(run, number):
+    up = run().wait_up()
+    client = chat(up, "ann")
+    up.process.send_signal(number)
+    assert up.wait() == 0
+    client.close()
+    up.assert_nothing_left()
+    assert up.complaints() == []
+
+
+def test_a_signal_while_it_starts(run):
+    starting = run()
+    until("a part runs", lambda: "ws-broker" in starting.processes().values())
+    starting.process.terminate()
+    assert starting.wait() == 0
+    starting.assert_nothing_left()
+
+
+def test_a_kill_leaves_no_process(run):
+    up = run().wait_up()
+    up.process.kill()
+    up.wait()
+    until("all of it is gone", lambda: not up.processes())
+
+
+class TestMake:
+    def test_settings_of_the_make_line(self, run):
+        up = run(by_make=True, BROKERS=1, STORE="memory", IDENTITY="dev", HISTORY_LIMIT=2).wait_up()
+        print(f"up after {up.took:.2f} s")
+        client = chat(up, "ann")
+        for text in "abc":
+            client.send("message", message=text)
+            client.receive()
+        assert [m["message"] for m in client.history(limit=9)] == ["c", "b"]
+        client.close()
+
+    def test_ctrl_c(self, run):
+        up = run(by_make=True).wait_up()
+        os.killpg(up.process.pid, signal.SIGINT)
+        up.wait()
+        up.assert_nothing_left()
+
+    def test_sigterm(self, run):
+        up = run(by_make=True).wait_up()
+        up.process.terminate()
+        up.wait()
+        up.assert_nothing_left()
+
+    def test_sigkill(self, run):
+        up = run(by_make=True).wait_up()
+        up.process.kill()
+        up.wait()
+        up.assert_nothing_left()
+
+    def test_a_port_in_use(self, run):
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            started = run(by_make=True, HTTP_PORT=other.getsockname()[1])
+            assert started.wait() == 2
+        assert len([line for line in started.complaints() if line.startswith("run: ")]) == 1
+
+
+def test_a_port_in_use(run):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        started = run(HTTP_PORT=port)
+        assert started.wait() == 1
+        assert started.output().splitlines() == started.complaints()
+        assert f"port {port} is in use" in started.output()
+        assert len(started.complaints()) == 1
+    started.assert_nothing_left()
+
+
+@pytest.mark.parametrize(
+    ("program", "name"), [("api-fcgi", "api"), ("ws-broker", "broker1"), ("haproxy", "haproxy")]
+)
+def test_a_part_that_dies_takes_the_others_along(run, program, name):
+    up = run().wait_up()
+    os.kill(up.pid_of(program), signal.SIGKILL)
+    assert up.wait() == 1
+    assert up.complaints() == [f"run: {name} was killed by SIGKILL; its last lines:"]
+    last = up.output().split("its last lines:\n")[1]
+    assert re.match(rf"{name} \| .* info ", last)
+    up.assert_nothing_left()
+
+
+def test_a_part_that_cannot_start(run):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        started = run(HAPROXY_OPS_BIND=address)
+        assert started.wait() == 1
+    assert started.complaints() == ["run: haproxy ended with status 1; its last lines:"]
+    assert address in started.output().split("its last lines:\n")[1]
+    started.assert_nothing_left()
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"BROKERS": 2}, "2 separate chats"),
+        ({"BROKERS": 2, "STORE": "memory"}, "2 separate chats"),
+        ({"BROKERS": 0}, "BROKERS=0: must be 1 to 8"),
+        ({"BROKERS": "many"}, "BROKERS=many: must be 1 to 8"),
+        ({"HTTP_PORT": "http"}, "HTTP_PORT=http: must be 1 to 65535"),
+        ({"HTTP_PORT": 0}, "HTTP_PORT=0: must be 1 to 65535"),
+        ({"PORT": 65536}, "must be"),
+        ({"STORE": "paper"}, "STORE is 'paper'"),
+        ({"IDENTITY": "anyone"}, "IDENTITY is 'anyone'"),
+        ({"HISTORY_LIMIT": -1}, "HISTORY_LIMIT is '-1'"),
+        ({"CHAT_ENV": "prod"}, "prod"),
+        ({"HLCHAT_BUILD": "nowhere"}, "nowhere/api-fcgi is not there"),
+    ],
+    ids=str,
+)
+def test_bad_settings_are_one_line(run, settings, named):
+    started = run(**settings)
+    assert started.wait() != 0
+    assert len(started.output().splitlines()) == 1
+    assert len(started.complaints()) == 1
+    assert named in started.output()
+    started.assert_nothing_left()
+
+
+def test_two_at_once(run):
+    first, second = run(), run()
+    clients = [chat(started.wait_up(), "ann") for started in (first, second)]
+    for client, text in zip(clients, ("one", "two"), strict=True):
+        client.send("message", message=text)
+        assert client.receive()["message"] == text
+        assert len(client.history()) == 1
+        client.close()
+    first.process.terminate()
+    assert first.wait() == 0
+    assert second.http("/api").status == 200
+
+
+def test_two_on_one_port(run):
+    port = Port()
+    both = [run(port=port), run(port=port)]
+    until("one has given up", lambda: any(started.ended() for started in both), START_S)
+    loser, winner = sorted(both, key=lambda started: not started.ended())
+    assert loser.wait() == 1
+    assert len(loser.complaints()) == 1
+    assert "in use" in loser.output()
+    assert winner.wait_up().http("/api").status == 200
+
+
+def test_an_empty_setting_is_none(run):
+    up = run(PORT="", HTTP_BIND="", BROKERS="", STORE="", CHAT_ENV="").wait_up()
+    assert up.http("/api").status == 200
+
+
+def test_port_wins(run):
+    port = Port()
+    up = run(port=port, HTTP_PORT="1", PORT=port.number).wait_up()
+    assert up.http("/api").status == 200
+
+
+def test_on_all_addresses(run):
+    up = run(HTTP_BIND="0.0.0.0").wait_up()
+    assert up.http("/api").status == 200
+
+
+def test_a_proxy_in_the_environment_is_not_asked(run):
+    run(http_proxy="http://127.0.0.1:1", ALL_PROXY="http://127.0.0.1:1").wait_up()
+
+
+def test_it_runs_from_anywhere(run, tmp_path):
+    started = subprocess.run(
+        [SCRIPT],
+        cwd=tmp_path,
+        env={"PATH": "/usr/bin:/bin", "BROKERS": "9"},
+        check=False,
+        timeout=20,
+    )
+    assert started.returncode == 1
