@@ -121,8 +121,17 @@ static void on_account(void *user, const struct accounts_answer *answer) {
     }
 }
 
+/* In a URL's path these two mean something else, and cannot be escaped. */
+static bool is_dots(const char *segment) {
+    return strcmp(segment, ".") == 0 || strcmp(segment, "..") == 0;
+}
+
 static void look_up(struct login *login) {
     struct token_identity *identity = login->owner;
+    if (is_dots(login->claims.sub)) {
+        refuse(login, IDENTITY_REFUSED, ERROR_ACCOUNT, "");
+        return;
+    }
     const char *nickname = NULL;
     switch (
         accounts_remembered(identity->accounts, login->claims.sub, now_ms(identity), &nickname)) {

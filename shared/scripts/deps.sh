@@ -4,7 +4,7 @@
 set -euo pipefail
 
 build=(gcc make pkgconf libc6-dev libwebsockets-dev libuv1-dev libjson-c-dev libcurl4-openssl-dev libssl-dev libfcgi-dev uthash-dev)
-run=(haproxy curl)
+run=(haproxy curl ca-certificates)
 check=(libcmocka-dev shellcheck git python3 python3-venv)
 tests=(chromium chromium-driver)
 

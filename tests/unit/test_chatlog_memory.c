@@ -123,7 +123,7 @@ static void test_turn_is_bounded(void **state) {
         assert_int_equal(append(owner, "xxxxxxxxxx", tag), CHAT_OK);
     assert_true(chatlog_turn(owner->log, 0));
     check_told(owner, "xxxxxxxxxx +1 ");
-    assert_true(chatlog_turn(owner->log, 9));
+    assert_true(chatlog_turn(owner->log, 19));
     check_told(owner, "xxxxxxxxxx +2 ");
     assert_true(chatlog_turn(owner->log, 20));
     check_told(owner, "xxxxxxxxxx +3 xxxxxxxxxx +4 ");

@@ -508,6 +508,21 @@ static void test_choked_client_costs_others_nothing(void **state) {
     check_got(&peers[0], "y");
 }
 
+/* A writeable event may come although the socket is still full. */
+static void test_writable_but_still_choked(void **state) {
+    (void)state;
+    join(&peers[0]);
+    peers[0].choked = true;
+    broadcast("a");
+    settle(0);
+    peers[0].wants_writable = false;
+    fanout_writable(fanout, &peers[0].client);
+    assert_int_equal(peers[0].writes, 0);
+    assert_true(peers[0].wants_writable); /* asked again */
+    unchoke_until_done(&peers[0]);
+    check_got(&peers[0], "a");
+}
+
 static void test_chokes_between_two_pieces(void **state) {
     (void)state;
     join(&peers[0]);
@@ -782,6 +797,15 @@ static void test_flush_interval(void **state) {
     broadcast("d");
     settle(1200);
     check_got(&peers[0], "d");
+}
+
+/* The loop's clock may begin at 0: the first flush has none before it to keep its distance from. */
+static void test_interval_before_the_first_flush(void **state) {
+    (void)state;
+    join(&peers[0]);
+    broadcast("a");
+    settle(1);
+    check_got(&peers[0], "a");
 }
 
 static void test_interval_does_not_hold_a_quarter(void **state) {
@@ -1072,6 +1096,7 @@ int main(void) {
         FANOUT_TEST(test_leave_in_every_order),
         FANOUT_TEST(test_dead_peer_gets_nothing_more),
         FANOUT_TEST(test_choked_client_costs_others_nothing),
+        FANOUT_TEST(test_writable_but_still_choked),
         FANOUT_TEST(test_chokes_between_two_pieces),
         FANOUT_TEST(test_length_of_writes),
         FANOUT_TEST(test_lag_beyond_the_ring),
@@ -1089,6 +1114,7 @@ int main(void) {
         FANOUT_TEST(test_room),
         FANOUT_TEST(test_room_overruns_nobody),
         INTERVAL_TEST(test_flush_interval),
+        INTERVAL_TEST(test_interval_before_the_first_flush),
         INTERVAL_TEST(test_interval_does_not_hold_a_quarter),
         INTERVAL_TEST(test_interval_does_not_hold_replies),
         cmocka_unit_test(test_model),

@@ -117,6 +117,17 @@ static void test_largest_frames_wrap(void **state) {
     }
 }
 
+/* Filled to the last byte, all of it is whole. */
+static void test_exactly_full(void **state) {
+    struct ring *ring = *state;
+    for (int i = 0; i < 8; i++)
+        append(ring, FRAME_MAX - 4);
+    assert_int_equal(ring_tail(ring), 0);
+    assert_int_equal(ring_bytes_since(ring, 0), RING);
+    append(ring, 0);
+    assert_int_equal(ring_tail(ring), 1);
+}
+
 /* Whole frames only: as many as fit, but one at least, and never beyond `to`. */
 static void test_span_is_cut_at_frames(void **state) {
     struct ring *ring = *state;
@@ -129,6 +140,7 @@ static void test_span_is_cut_at_frames(void **state) {
         {0, 10, 203, 1},       {0, 10, 102, 1},   {0, 10, 101, 1},  {0, 10, 0, 1},
         {3, 10, 306, 6},       {3, 5, 306, 5},    {9, 10, 0, 10},   {0, 1, SIZE_MAX, 1},
         {0, 10, 204, 2},       {0, 10, 204, 2}, /* asked again: the remembered answer */
+        {2, 10, 204, 4},       {2, 4, 204, 4},    {2, 3, 204, 3},
     };
     for (int i = 0; i < 10; i++)
         append(ring, 100);
@@ -193,6 +205,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_empty_payload, make_ring, free_ring),
         cmocka_unit_test_setup_teardown(test_largest_frame, make_ring, free_ring),
         cmocka_unit_test_setup_teardown(test_largest_frames_wrap, make_ring, free_ring),
+        cmocka_unit_test_setup_teardown(test_exactly_full, make_ring, free_ring),
         cmocka_unit_test_setup_teardown(test_span_is_cut_at_frames, make_ring, free_ring),
         cmocka_unit_test_setup_teardown(test_marks_run_out, make_ring, free_ring),
         cmocka_unit_test_setup_teardown(test_random_lengths, make_ring, free_ring),
