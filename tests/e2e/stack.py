@@ -50,6 +50,11 @@ SANITIZED = BUILD.name == "sanitize"
 START_S = 20  # a sanitized program on a busy machine
 STOP_S = 20
 
+# As tests/run.sh sets them, for pytest run by hand: freed memory is kept for a while, but not so
+# much of it that a test of memory bounds sees it.
+os.environ.setdefault("ASAN_OPTIONS", "detect_stack_use_after_return=1:quarantine_size_mb=16")
+os.environ.setdefault("UBSAN_OPTIONS", "halt_on_error=1:print_stacktrace=1")
+
 SANITIZER_REPORT = re.compile(
     r"(ERROR|WARNING): \w+Sanitizer|runtime error:|HEAP CORRUPTION|double free"
 )
