@@ -47,12 +47,14 @@ fi
 echo "installing from Debian: ${missing[*]}"
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-export DEBIAN_FRONTEND=noninteractive
-apt() {
-    "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=120 "$@" >"$log" 2>&1 || {
+apt_get() {
+    "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive \
+        apt-get -q -o DPkg::Lock::Timeout=120 "$@" </dev/null >"$log" 2>&1 || {
         tail -n 15 "$log" >&2
-        fail "apt-get $1 failed (its last lines are above)"
+        return 1
     }
 }
-apt update
-apt install -y --no-install-recommends "${missing[@]}"
+# Old lists may do, where one of the machine's sources is out of order.
+apt_get update || echo "deps: apt-get update failed (its last lines are above), going on" >&2
+apt_get install -y --no-install-recommends "${missing[@]}" ||
+    fail "apt-get install failed (its last lines are above); missing: ${missing[*]}"
