@@ -15,6 +15,7 @@ if [[ -n ${MAKELEVEL-} && ${1-} != --with-parent ]]; then
     exec setpriv --pdeathsig TERM "$0" --with-parent
 fi
 
+trap 'exit 0' INT TERM HUP
 cd "$(dirname "$0")/../.."
 PATH=$PATH:/usr/sbin:/sbin # haproxy is there
 build=${HLCHAT_BUILD:-build}
@@ -149,7 +150,6 @@ finish() {
 umask 077
 dir=$(mktemp -d "${TMPDIR:-/tmp}/hlchat-run.XXXXXX")
 trap finish EXIT
-trap 'exit 0' INT TERM HUP
 
 # ---- start ---------------------------------------------------------------------------------------
 
