@@ -249,9 +249,18 @@ void proto_release(struct proto_request *request) {
     request->_root = NULL;
 }
 
-static void add_text(struct json_object *object, const char *key, const char *text, size_t len) {
-    json_object_object_add_ex(object, key, json_object_new_string_len(text, (int)len),
-                              JSON_C_OBJECT_ADD_KEY_IS_NEW | JSON_C_OBJECT_KEY_IS_CONSTANT);
+/* Takes over `value`. False: no memory. */
+static bool add(struct json_object *object, const char *key, struct json_object *value) {
+    if (value &&
+        json_object_object_add_ex(
+            object, key, value, JSON_C_OBJECT_ADD_KEY_IS_NEW | JSON_C_OBJECT_KEY_IS_CONSTANT) == 0)
+        return true;
+    json_object_put(value);
+    return false;
+}
+
+static bool add_text(struct json_object *object, const char *key, const char *text, size_t len) {
+    return add(object, key, json_object_new_string_len(text, (int)len));
 }
 
 const char *proto_message_json(struct proto *proto, const struct proto_message *message,
@@ -260,13 +269,13 @@ const char *proto_message_json(struct proto *proto, const struct proto_message *
     struct json_object *entry = proto->entry = json_object_new_object();
     if (!entry)
         return NULL;
-    add_text(entry, "user_id", message->user_id, strlen(message->user_id));
-    json_object_object_add_ex(entry, "timestamp", json_object_new_int64(message->timestamp),
-                              JSON_C_OBJECT_ADD_KEY_IS_NEW | JSON_C_OBJECT_KEY_IS_CONSTANT);
-    add_text(entry, "message", message->text, message->text_len);
-    if (message->channel)
-        add_text(entry, "channel", message->channel, strlen(message->channel));
-    add_text(entry, "nickname", message->nickname, strlen(message->nickname));
+    if (!add_text(entry, "user_id", message->user_id, strlen(message->user_id)) ||
+        !add(entry, "timestamp", json_object_new_int64(message->timestamp)) ||
+        !add_text(entry, "message", message->text, message->text_len) ||
+        (message->channel &&
+         !add_text(entry, "channel", message->channel, strlen(message->channel))) ||
+        !add_text(entry, "nickname", message->nickname, strlen(message->nickname)))
+        return NULL;
     return json_object_to_json_string_length(entry, OUTPUT_FLAGS, len);
 }
 
@@ -274,8 +283,9 @@ static char *one_member_reply(const char *key, const char *text, size_t headroom
     struct json_object *object = json_object_new_object();
     if (!object)
         return NULL;
-    add_text(object, key, text, strlen(text));
-    const char *json = json_object_to_json_string_length(object, OUTPUT_FLAGS, len);
+    const char *json = NULL;
+    if (add_text(object, key, text, strlen(text)))
+        json = json_object_to_json_string_length(object, OUTPUT_FLAGS, len);
     char *reply = json ? malloc(headroom + *len) : NULL;
     if (reply)
         memcpy(reply + headroom, json, *len);
