@@ -291,16 +291,14 @@ static void close_handle(void *handle) {
     uv_close(handle, NULL);
 }
 
-static void on_stop_timer(uv_timer_t *timer) {
-    struct broker *broker = timer->data;
-    size_t left = conns_count(&broker->chat.conns);
-    if (left > 0 && uv_now(&broker->loop) < broker->stop_by_ms)
-        return;
-    log_info("broker", "stopped", log_int("clients_cut", (int64_t)left));
+/* Closes whatever was started; the loop runs out by itself then. */
+static void close_all(struct broker *broker) {
     identity_free(broker->chat.identity);
+    broker->chat.identity = NULL;
     if (broker->http)
         http_stop(broker->http);
-    ws_stop(broker->ws);
+    if (broker->ws)
+        ws_stop(broker->ws);
     close_handle(&broker->turn_end);
     close_handle(&broker->awake);
     close_handle(&broker->flush_due);
@@ -310,8 +308,22 @@ static void on_stop_timer(uv_timer_t *timer) {
     close_handle(&broker->sigint);
 }
 
+static void on_stop_timer(uv_timer_t *timer) {
+    struct broker *broker = timer->data;
+    size_t left = conns_count(&broker->chat.conns);
+    if (left > 0 && uv_now(&broker->loop) < broker->stop_by_ms)
+        return;
+    log_info("broker", "stopped", log_int("clients_cut", (int64_t)left));
+    close_all(broker);
+}
+
 static void say_restart(void *user, struct conn *conn) {
     ws_close(((struct broker *)user)->ws, conn, CLOSE_RESTART);
+}
+
+static void stop_listening(struct broker *broker) {
+    listener_stop(&broker->listeners[WS_PLAYERS]);
+    listener_stop(&broker->listeners[WS_OPS]);
 }
 
 static void on_signal(uv_signal_t *signal, int signum) {
@@ -321,8 +333,7 @@ static void on_signal(uv_signal_t *signal, int signum) {
     broker->stopping = true;
     log_info("broker", "stopping", log_int("signal", signum),
              log_int("clients", (int64_t)conns_count(&broker->chat.conns)));
-    listener_stop(&broker->listeners[WS_PLAYERS]);
-    listener_stop(&broker->listeners[WS_OPS]);
+    stop_listening(broker);
     /* What was accepted into the log goes out before anybody is told to go. */
     while (chatlog_turn(broker->chat.log, fanout_room(broker->chat.fanout)))
         fanout_flush(broker->chat.fanout, (int64_t)uv_now(&broker->loop));
@@ -440,6 +451,31 @@ static void start_handles(struct broker *broker) {
     uv_signal_start(&broker->sigint, on_signal, SIGINT);
 }
 
+static int start(struct broker *broker) {
+    int status = make_parts(broker);
+    if (status != CHAT_OK)
+        return status;
+    broker->ws =
+        ws_new(&broker->loop, (size_t)broker->settings->frame_max_bytes, &ws_events, broker);
+    if (!broker->ws)
+        return CHAT_ENOMEM;
+    ws_set_fanout(broker->ws, broker->chat.fanout);
+    return start_listening(broker);
+}
+
+/* Runs the loop until nothing is left in it, and releases it. Returns 0, or negative when a handle
+ * was left open: our bug. */
+static int run_out(struct broker *broker) {
+    uv_run(&broker->loop, UV_RUN_DEFAULT);
+    if (broker->ws)
+        ws_free(broker->ws);
+    uv_run(&broker->loop, UV_RUN_DEFAULT); /* the library's last handles close here */
+    int left = uv_loop_close(&broker->loop);
+    if (left != 0)
+        log_error("broker", "handles_left", log_str("error", uv_strerror(left)));
+    return left;
+}
+
 struct broker *broker_new(const struct settings *settings) {
     struct broker *broker = calloc(1, sizeof(*broker));
     if (!broker || uv_loop_init(&broker->loop) != 0) {
@@ -451,30 +487,20 @@ struct broker *broker_new(const struct settings *settings) {
     broker->settings = settings;
     set_limits(broker);
     register_metrics(&broker->metrics);
-    /* When one of these fails the process is about to exit: nothing was served yet that would need
-     * an orderly end. */
-    if (make_parts(broker) != CHAT_OK)
-        return NULL;
-    broker->ws = ws_new(&broker->loop, (size_t)settings->frame_max_bytes, &ws_events, broker);
-    if (!broker->ws)
-        return NULL;
-    ws_set_fanout(broker->ws, broker->chat.fanout);
-    if (start_listening(broker) != CHAT_OK)
-        return NULL;
     start_handles(broker);
-    return broker;
+    if (start(broker) == CHAT_OK)
+        return broker;
+    stop_listening(broker);
+    close_all(broker);
+    run_out(broker);
+    broker_free(broker);
+    return NULL;
 }
 
 int broker_run(struct broker *broker) {
     log_info("broker", "ready", log_int("max_clients", (int64_t)broker->admission.max_clients));
     broker->turn_ended_ns = uv_hrtime();
-    uv_run(&broker->loop, UV_RUN_DEFAULT);
-    ws_free(broker->ws);
-    uv_run(&broker->loop, UV_RUN_DEFAULT); /* the library's last handles close here */
-    int left = uv_loop_close(&broker->loop);
-    if (left != 0)
-        log_error("broker", "handles_left", log_str("error", uv_strerror(left)));
-    return left == 0 ? 0 : 1;
+    return run_out(broker) == 0 ? 0 : 1;
 }
 
 void broker_free(struct broker *broker) {

@@ -33,7 +33,7 @@ void chat_open(struct chat *chat, struct conn *conn) {
 void chat_gone(struct chat *chat, struct conn *conn) {
     fanout_drop(chat->fanout, &conn->out);
     conns_remove(&chat->conns, conn);
-    if (conn->login_pending)
+    if (conn->login_pending && chat->identity)
         identity_forget(chat->identity, conn->id);
     if (conn->user)
         users_leave(&chat->users, conn->user, &chat->message_rate, chat->time.now_ms);

@@ -33,7 +33,7 @@ struct chat {
     struct fanout *fanout;
     struct history *history;
     struct chatlog *log;
-    struct identity *identity;
+    struct identity *identity; /* NULL at the very end, while the last connections are cut */
     struct admission *admission;
     struct users users;
     struct conns conns;

@@ -224,6 +224,16 @@ bool fanout_has_replies(const struct fanout_client *client) {
     return client->_first != NULL;
 }
 
+static bool has_lost_place(const struct fanout *fanout, const struct slot *slot) {
+    return slot->cursor < ring_tail(fanout->ring);
+}
+
+static void give_up(struct fanout *fanout, struct fanout_client *client) {
+    slow_clients.value++;
+    fanout_leave(fanout, client);
+    fanout->sink->on_slow(client->peer);
+}
+
 /* What write_next() found. */
 enum progress { PROGRESS_DONE = 0, PROGRESS_WROTE = 1, PROGRESS_STOPPED = 2 };
 
@@ -237,10 +247,8 @@ static enum progress write_next(struct fanout *fanout, struct fanout_client *cli
     uint64_t target = reply ? reply->at : ring_head(fanout->ring);
     uint64_t next = 0;
 
-    if (slot && slot->cursor < ring_tail(fanout->ring)) {
-        slow_clients.value++;
-        fanout_leave(fanout, client);
-        fanout->sink->on_slow(client->peer);
+    if (slot && has_lost_place(fanout, slot)) {
+        give_up(fanout, client);
         return PROGRESS_STOPPED;
     }
     if (slot && slot->cursor < target)
@@ -299,7 +307,9 @@ void fanout_flush(struct fanout *fanout, int64_t now_ms) {
     /* Backwards: a client that leaves is replaced by the last one, which was already served. */
     for (size_t i = fanout->count; i > 0; i--) {
         struct slot *slot = &fanout->slots[i - 1];
-        if (slot->cursor != head)
+        if (has_lost_place(fanout, slot)) /* a choked one would not notice by itself */
+            give_up(fanout, slot->client);
+        else if (slot->cursor != head)
             catch_up(fanout, slot->client);
     }
     fanout->flushed = head;

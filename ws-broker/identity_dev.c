@@ -26,7 +26,8 @@ static bool dev_check(struct identity *identity, const struct identity_credentia
                  "this server takes no passwords: log in with a token");
     } else if (!is_nickname(credentials->token)) {
         snprintf(answer->error, sizeof(answer->error),
-                 "token: on a development server it is your nickname, 1 to %d bytes",
+                 "token: on a development server it is your nickname, 1 to %d bytes without "
+                 "control characters",
                  DEV_TOKEN_MAX);
     } else {
         answer->status = IDENTITY_ACCEPTED;

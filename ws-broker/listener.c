@@ -54,8 +54,8 @@ int listener_start(struct listener *listener, uv_loop_t *loop, const struct addr
     if (fd < 0)
         return fd;
     fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
-    *listener =
-        (struct listener){._address = address, ._on_accept = on_accept, ._user = user, ._fd = fd};
+    *listener = (struct listener){
+        ._address = address, ._on_accept = on_accept, ._user = user, ._fd = fd, ._is_open = true};
     uv_timer_init(loop, &listener->_pause);
     uv_poll_init(loop, &listener->_poll, fd);
     listener->_pause.data = listener->_poll.data = listener;
@@ -64,10 +64,10 @@ int listener_start(struct listener *listener, uv_loop_t *loop, const struct addr
 }
 
 void listener_stop(struct listener *listener) {
-    if (listener->_fd < 0)
+    if (!listener->_is_open)
         return;
     uv_close((uv_handle_t *)&listener->_poll, NULL);
     uv_close((uv_handle_t *)&listener->_pause, NULL);
     listen_close(listener->_fd, listener->_address);
-    listener->_fd = -1;
+    listener->_is_open = false;
 }

@@ -8,6 +8,7 @@
 #ifndef HLCHAT_LISTENER_H
 #define HLCHAT_LISTENER_H
 
+#include <stdbool.h>
 #include <uv.h>
 
 #include "shared/address.h"
@@ -16,7 +17,7 @@
 /** Takes over an accepted descriptor (non-blocking, close-on-exec). */
 typedef void (*listener_accept_cb)(void *user, int fd);
 
-/** Embedded; private. */
+/** Embedded; private. Zeroed is stopped. */
 struct listener {
     uv_poll_t _poll;
     uv_timer_t _pause;
@@ -24,6 +25,7 @@ struct listener {
     listener_accept_cb _on_accept;
     void *_user;
     int _fd;
+    bool _is_open;
 };
 
 /** Opens and starts. `address` is borrowed until listener_stop(). 0, or negative with a text in
@@ -31,7 +33,8 @@ struct listener {
 int listener_start(struct listener *listener, uv_loop_t *loop, const struct address_listen *address,
                    listener_accept_cb on_accept, void *user, char error[LISTEN_ERROR_MAX]);
 
-/** Stops accepting and closes the socket. The struct must live until the loop has run once more. */
+/** Stops accepting and closes the socket, if it is open. The struct must live until the loop has
+ * run once more. */
 void listener_stop(struct listener *listener);
 
 #endif

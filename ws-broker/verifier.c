@@ -36,7 +36,7 @@ struct verifier {
     struct http_request *fetch; /* of the key set, under way */
     int64_t fetch_started_ms;
     int64_t unknown_key_ms; /* when a token that names an unknown key was last worth a fetch */
-    bool fetch_failed; /* the last one */
+    bool fetch_failed;      /* the last one */
 };
 
 /* ---- PEM files
