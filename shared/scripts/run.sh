@@ -126,8 +126,8 @@ stop() { # name...: all of them at once
         kill -KILL "${pids[$name]}" 2>/dev/null && echo "run: $name did not stop in 15 s" >&2
         wait "${pids[$name]}"
         status=$?
-        # Without its master process HAProxy leaves by the signal.
-        if ((status != 0)) && [[ $name != haproxy ]]; then
+        # By the signal: HAProxy without its master process, or a part that had not come up yet.
+        if ((status != 0 && status != 128 + 15)); then
             end_of "$name"
             exit_status=1
         fi
