@@ -3,8 +3,10 @@
 # Says what it installs; uses sudo when not root. --only-check installs nothing and fails with one line instead.
 set -euo pipefail
 
-build=(gcc make pkgconf libc6-dev libwebsockets-dev libuv1-dev libjson-c-dev libcurl4-openssl-dev libssl-dev libfcgi-dev uthash-dev)
+build=(gcc make pkgconf libc6-dev libwebsockets-dev libuv1-dev libjson-c-dev libcurl4-openssl-dev libssl-dev libfcgi-dev libhiredis-dev uthash-dev)
 run=(haproxy curl ca-certificates)
+# Not redis-server, which starts a service: see redis-server.sh.
+redis=(redis-tools)
 check=(libcmocka-dev shellcheck git python3 python3-venv)
 tests=(chromium chromium-driver)
 
@@ -22,9 +24,13 @@ wanted=()
 for purpose in "$@"; do
     case $purpose in
     build) wanted+=("${build[@]}") ;;
-    run) wanted+=("${build[@]}" "${run[@]}") ;;
+    run)
+        wanted+=("${build[@]}" "${run[@]}")
+        # A Redis of its own is started for who names none.
+        [[ ${STORE-} != redis || -n ${REDIS_URL-}${REDIS_URL_FILE-} ]] || wanted+=("${redis[@]}")
+        ;;
     check) wanted+=("${build[@]}" "${check[@]}") ;;
-    test) wanted+=("${build[@]}" "${run[@]}" "${check[@]}" "${tests[@]}") ;;
+    test) wanted+=("${build[@]}" "${run[@]}" "${redis[@]}" "${check[@]}" "${tests[@]}") ;;
     *) fail "unknown purpose '$purpose' (build, run, check, test)" ;;
     esac
 done

@@ -2,6 +2,8 @@
 # Runs the whole chat as one foreground job: api-fcgi, BROKERS ws-brokers and HAProxy. This is what
 # `make run` starts when all is built. Settings reach every part through the environment.
 #
+# STORE=redis without a REDIS_URL: also a Redis of its own, whose chat is gone when it ends.
+#
 # Ctrl-C or SIGTERM stops all parts, the players' side first: exit 0. A part that dies takes the
 # others along: exit 1. Nothing stays behind in either case.
 #
@@ -44,6 +46,11 @@ setting() { # NAME: its value, wherever it comes from
 }
 if [[ $(setting STORE) = memory && $brokers -gt 1 ]]; then
     fail "STORE=memory is one broker's own: BROKERS=$brokers would be $brokers separate chats"
+fi
+private_redis=
+if [[ $(setting STORE) = redis && -z ${REDIS_URL-}${REDIS_URL_FILE-} ]]; then
+    private_redis=1
+    shared/scripts/redis-server.sh --version >/dev/null # says itself what is wrong
 fi
 
 # Where to reach what listens on $bind.
@@ -109,7 +116,7 @@ wait_for() { # what command...
     shift
     until "$@"; do
         require_all_alive
-        ((SECONDS < deadline)) || fail "no answer from $what within 20 s"
+        ((SECONDS < deadline)) || fail "$what is not ready within 20 s"
         sleep 0.02
     done
 }
@@ -138,10 +145,15 @@ stop() { # name...: all of them at once
 
 finish() {
     exit_status=$?
+    local name servers=()
     trap '' INT TERM HUP
     set +e
     [[ -z ${pids[haproxy]-} ]] || stop haproxy
-    # What is left is brokers and api-fcgi; nobody talks to them any more.
+    # Nobody talks to the brokers and api-fcgi any more; but a broker finishes what it has accepted.
+    for name in "${!pids[@]}"; do
+        [[ $name = redis ]] || servers+=("$name")
+    done
+    stop "${servers[@]}"
     stop "${!pids[@]}"
     rm -rf "$dir"
     exit "$exit_status"
@@ -153,9 +165,9 @@ trap finish EXIT
 
 # ---- start ---------------------------------------------------------------------------------------
 
-broker_lives() { # number
+broker_is_ready() { # number
     curl --silent --fail --max-time 2 --output /dev/null --unix-socket "$dir/broker$1.sock" \
-        http://broker/healthz
+        http://broker/readyz
 }
 
 # As players reach it: the page, the api, and a WebSocket handshake on /chat. That one is done by
@@ -173,6 +185,14 @@ chat_answers() {
     [[ $status = 'HTTP/1.1 101 '* ]]
 }
 
+if [[ -n $private_redis ]]; then
+    # Without a port nobody else finds it; without --save it writes no file.
+    start redis shared/scripts/redis-server.sh --port 0 --unixsocket "$dir/redis.sock" \
+        --dir "$dir" --save '' --maxmemory-policy noeviction
+    wait_for redis test -S "$dir/redis.sock"
+    export REDIS_URL="unix://$dir/redis.sock"
+fi
+
 # Only the servers started here.
 unset {API,BROKER}_{1..8}
 export API_1="unix@$dir/api.sock"
@@ -184,7 +204,7 @@ for ((i = 1; i <= brokers; i++)); do
 done
 wait_for api test -S "$dir/api.sock"
 for ((i = 1; i <= brokers; i++)); do
-    wait_for "broker$i" broker_lives "$i"
+    wait_for "broker$i" broker_is_ready "$i"
 done
 
 # HAProxy comes last: it takes a server that is not there yet for a dead one.
@@ -211,7 +231,9 @@ cat <<BANNER
              {"action":"message","message":"Hello"}
              {"action":"history","limit":10}
   metrics  curl --unix-socket $dir/broker1-ops.sock http://broker/metrics
-
+${private_redis:+  redis    redis-cli -s $dir/redis.sock
+             of this run alone: the chat is gone when it ends
+}
   Ctrl-C stops it.
 
 BANNER

@@ -75,6 +75,10 @@ class Run:
     def wait(self):
         return self.process.wait(STOP_S)
 
+    def wait_stopped(self):
+        self.process.terminate()
+        return self.wait()
+
     def http(self, path):
         return http_request(("127.0.0.1", self.port), "GET", path)
 
@@ -84,7 +88,11 @@ class Run:
         found = {}
         for proc in Path("/proc").iterdir():
             try:
-                if proc.name.isdigit() and mark in (proc / "environ").read_bytes():
+                # Redis writes its title over its environment, but works in the run's folder.
+                if proc.name.isdigit() and (
+                    mark in (proc / "environ").read_bytes()
+                    or os.readlink(proc / "cwd").startswith(f"{self.temporary}/")
+                ):
                     found[int(proc.name)] = (proc / "comm").read_text().strip()
             except OSError:
                 pass  # gone, or not ours
@@ -92,6 +100,11 @@ class Run:
 
     def pid_of(self, command):
         return next(pid for pid, name in self.processes().items() if name == command)
+
+    def ops(self, broker, path):
+        """The answer of a broker's OPS_LISTEN."""
+        (folder,) = self.temporary.iterdir()
+        return http_request(str(folder / f"broker{broker}-ops.sock"), "GET", path).text()
 
     def assert_nothing_left(self):
         until(f"all of it is gone: {self.processes()}", lambda: not self.processes())
@@ -216,6 +229,70 @@ class TestMake:
         assert len([line for line in started.complaints() if line.startswith("run: ")]) == 1
 
 
+class TestRedis:
+    def test_brokers_are_one_chat(self, run):
+        up = run(by_make=True, STORE="redis", BROKERS=2).wait_up()
+        print(f"up after {up.took:.2f} s")
+        clients = [chat(up, token) for token in ("ann", "bob")]
+        for broker in (1, 2):  # least connections
+            assert "\nhlchat_connections 1\n" in up.ops(broker, "/metrics")
+        for sender in clients:
+            sender.send("message", message="hi")
+            for client in clients:
+                assert client.receive()["message"] == "hi"
+        histories = [client.history() for client in clients]
+        assert len(histories[0]) == 2
+        assert histories[0] == histories[1]
+        for client in clients:
+            client.close()
+        up.process.terminate()
+        up.wait()
+        up.assert_nothing_left()
+
+    def test_a_private_redis(self, run):
+        first, second = (run(STORE="redis").wait_up() for _ in range(2))
+        for up in (first, second):
+            client = chat(up, "ann")
+            client.send("message", message="ours")
+            client.receive()
+            assert len(client.history()) == 1
+            client.close()
+            command = re.search(r"^  redis +(redis-cli -s .*)$", up.output(), re.MULTILINE)[1]
+            answer = subprocess.run(
+                [*command.split(), "XLEN", "chat:{main}"],
+                check=True, capture_output=True, text=True, timeout=10,
+            )  # fmt: skip
+            assert answer.stdout == "1\n"
+        assert first.wait_stopped() == 0
+        assert first.complaints() == []
+        first.assert_nothing_left()
+
+    def test_one_that_is_there_already(self, run, tmp_path):
+        """Nobody starts or stops it, and what is in it stays."""
+        url = f"unix://{tmp_path}/redis.sock"
+        server = subprocess.Popen(
+            [REPO / "shared/scripts/redis-server.sh", "--port", "0", "--save", ""]
+            + ["--unixsocket", f"{tmp_path}/redis.sock", "--dir", str(tmp_path)],
+            stdout=subprocess.DEVNULL,
+        )
+        try:
+            until("Redis listens", (tmp_path / "redis.sock").exists)
+            for earlier in (0, 1):
+                up = run(STORE="redis", REDIS_URL=url).wait_up()
+                assert "redis-server" not in up.processes().values()
+                client = chat(up, "ann")
+                assert len(client.history()) == earlier
+                client.send("message", message="stays")
+                client.receive()
+                client.close()
+                assert up.wait_stopped() == 0
+                up.assert_nothing_left()
+            assert server.poll() is None
+        finally:
+            server.kill()
+            server.wait()
+
+
 def test_a_port_in_use(run):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
@@ -228,15 +305,21 @@ def test_a_port_in_use(run):
 
 
 @pytest.mark.parametrize(
-    ("program", "name"), [("api-fcgi", "api"), ("ws-broker", "broker1"), ("haproxy", "haproxy")]
+    ("program", "name", "line"),
+    [
+        ("api-fcgi", "api", " info "),
+        ("ws-broker", "broker1", " info "),
+        ("haproxy", "haproxy", " info "),
+        ("redis-server", "redis", "ready to accept connections"),
+    ],
 )
-def test_a_part_that_dies_takes_the_others_along(run, program, name):
-    up = run().wait_up()
+def test_a_part_that_dies_takes_the_others_along(run, program, name, line):
+    up = run(STORE="redis" if name == "redis" else "memory").wait_up()
     os.kill(up.pid_of(program), signal.SIGKILL)
     assert up.wait() == 1
     assert up.complaints() == [f"run: {name} was killed by SIGKILL; its last lines:"]
     last = up.output().split("its last lines:\n")[1]
-    assert re.match(rf"{name} \| .* info ", last)
+    assert re.match(rf"(?s){name} \| .*{line}", last)
     up.assert_nothing_left()
 
 
