@@ -15,7 +15,7 @@ MAKEFLAGS += --no-builtin-rules
 BUILD   := build$(if $(SANITIZE),/sanitize)
 VERSION := $(shell cat VERSION)
 
-PACKAGES := libwebsockets libuv json-c libcurl libcrypto
+PACKAGES := libwebsockets libuv json-c libcurl libcrypto hiredis
 
 WARNINGS := -Wall -Wextra -Wshadow -Wconversion -Wvla -Wundef -Wstrict-prototypes -Wmissing-prototypes \
             -Wwrite-strings -Wformat=2 $(if $(WERROR),-Werror)

@@ -14,7 +14,9 @@ static int refuse(const char **why, const char *reason) {
 }
 
 static int hex_digit(char c) {
-    return isdigit((unsigned char)c) ? c - '0' : isxdigit((unsigned char)c) ? tolower(c) - 'a' + 10 : -1;
+    return isdigit((unsigned char)c)    ? c - '0'
+           : isxdigit((unsigned char)c) ? tolower(c) - 'a' + 10
+                                        : -1;
 }
 
 /* Copies `len` bytes with %XX resolved; false: too long, or a bad escape. */
@@ -60,8 +62,8 @@ static int read_unix(const char *rest, struct redis_url *out, const char **why) 
     long db = 0;
     if (rest[0] != '/' || len < 2 || !unescape(rest, len, out->host))
         return refuse(why, "unix:// wants an absolute path");
-    if (query && (strncmp(query, "?db=", 4) != 0 ||
-                  !number_of(query + 4, strlen(query + 4), DB_MAX, &db)))
+    if (query &&
+        (strncmp(query, "?db=", 4) != 0 || !number_of(query + 4, strlen(query + 4), DB_MAX, &db)))
         return refuse(why, "after the path only ?db=0..15 may stand");
     out->is_unix = true;
     out->db = (int)db;

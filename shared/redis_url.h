@@ -1,5 +1,6 @@
 /*
- * redis_url.h: where a Redis is, as one text: redis://[user][:password]@host[:port][/db] or unix://[user][:password]@/path[?db=N].
+ * redis_url.h: where a Redis is, as one text: redis://[user][:password]@host[:port][/db] or
+ * unix://[user][:password]@/path[?db=N].
  *
  * Pure. The text is a secret: it may hold a password.
  */
@@ -21,7 +22,8 @@ struct redis_url {
 };
 
 /**
- * Reads `text`; user and password may be percent-escaped. CHAT_EINVAL: it is not one; `*why` is then a constant text that holds nothing of it.
+ * Reads `text`; user and password may be percent-escaped. CHAT_EINVAL: it is not one; `*why` is
+ * then a constant text that holds nothing of it.
  */
 int redis_url_parse(const char *text, struct redis_url *out, const char **why);
 

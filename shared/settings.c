@@ -23,6 +23,7 @@ enum row_type {
     ROW_LISTEN,   /* struct address_listen */
     ROW_TEXT,     /* char *: 1..max printable bytes; NULL when not set */
     ROW_URL,      /* char *: http:// or https://, 1..max bytes; NULL when not set */
+    ROW_REDIS,    /* struct redis_url; secret: no flag, never shown, and <NAME>_FILE may hold it */
     ROW_NETWORKS, /* struct address_networks */
     ROW_IP,       /* checked, kept nowhere */
 };
@@ -45,7 +46,7 @@ struct row {
 enum { API = PROGRAM_API, BROKER = PROGRAM_BROKER, HAPROXY = PROGRAM_HAPROXY };
 
 static const char *const profiles[] = {"dev", "cloud_run", "prod", NULL};
-static const char *const stores[] = {"memory", NULL};
+static const char *const stores[] = {"memory", "redis", NULL};
 static const char *const identities[] = {"dev", "jwt", "heavenland", NULL};
 static const char *const expiries[] = {"login", "session", NULL};
 const char *const settings_jwt_algorithms[] = {"RS256", "RS384", "RS512", NULL};
@@ -71,6 +72,8 @@ static const struct row rows[] = {
      "127.0.0.0/8, ::1, unix", 0, 0, NULL, "whose X-Forwarded-For is believed"},
     {"Chat", "STORE", BROKER, ROW_CHOICE, MEMBER(store), "memory", 0, 0, stores,
      "what keeps the log of messages"},
+    {"Chat", "REDIS_URL", BROKER, ROW_REDIS, MEMBER(redis_url), "redis://127.0.0.1:6379", 0, 0,
+     NULL, "where Redis is, for STORE=redis"},
     {"Chat", "IDENTITY", BROKER, ROW_CHOICE, MEMBER(identity), "dev", 0, 0, identities,
      "who says who a player is; dev: the token is the nickname"},
     {"Chat", "CHAT_NAME", BROKER, ROW_NAME, MEMBER(chat_name), "main", 1, 64, NULL,
@@ -260,7 +263,9 @@ static int parse_ip(const char *text) {
     return strcmp(text, "*") == 0 ? CHAT_OK : address_ip_parse(text, strlen(text), &ignored);
 }
 
-static int parse_value(const struct row *row, const char *text, struct settings *settings) {
+/** `*why` is set where a type has more to say than what is allowed. */
+static int parse_value(const struct row *row, const char *text, struct settings *settings,
+                       const char **why) {
     int ignored;
     void *member = row->offset == NO_MEMBER ? (void *)&ignored : (char *)settings + row->offset;
 
@@ -277,6 +282,8 @@ static int parse_value(const struct row *row, const char *text, struct settings 
         return parse_text(row, text, member);
     case ROW_URL:
         return parse_url(row, text, member);
+    case ROW_REDIS:
+        return redis_url_parse(text, member, why);
     case ROW_LISTEN:
         return address_listen_parse(text, member);
     case ROW_NETWORKS:
@@ -313,6 +320,9 @@ static void describe_allowed(const struct row *row, char *out, size_t size) {
     case ROW_URL:
         snprintf(out, size, "http://... or https://... without user and password");
         return;
+    case ROW_REDIS:
+        snprintf(out, size, "redis://[user][:password]@host[:port][/db] or unix:///path");
+        return;
     case ROW_LISTEN:
         snprintf(out, size, "address:port (numeric, [::1]:9000 for IPv6) or unix:/path");
         return;
@@ -330,7 +340,8 @@ static void describe_allowed(const struct row *row, char *out, size_t size) {
 /** Takes a value; `origin` says in an error where it was written. */
 static int set_value(struct loader *loader, const struct row *row, const char *text,
                      const char *origin) {
-    int status = parse_value(row, text, loader->settings);
+    const char *why = NULL;
+    int status = parse_value(row, text, loader->settings, &why);
     char *copy = status == CHAT_OK ? strdup(text) : NULL;
 
     if (copy) {
@@ -341,6 +352,8 @@ static int set_value(struct loader *loader, const struct row *row, const char *t
     }
     if (status == CHAT_OK || status == CHAT_ENOMEM)
         return complain(loader, "%s", chat_status_text(CHAT_ENOMEM));
+    if (why) /* a secret: its value is not shown */
+        return complain(loader, "%s: %s: %s", origin, row->name, why);
     char allowed[128];
     describe_allowed(row, allowed, sizeof(allowed));
     return complain(loader, "%s: %s is '%s', but must be %s", origin, row->name, show(text).text,
@@ -355,6 +368,42 @@ static const struct row *find_row(const char *name) {
     return NULL;
 }
 
+/** The secret that <NAME>_FILE stands for; NULL: another name. */
+static const struct row *find_secret_file(const char *name) {
+    size_t len = strlen(name);
+
+    for (const struct row *row = rows; row < rows + ROW_COUNT; row++) {
+        size_t row_len = strlen(row->name);
+        if (row->type == ROW_REDIS && len == row_len + 5 &&
+            strncmp(name, row->name, row_len) == 0 && strcmp(name + row_len, "_FILE") == 0)
+            return row;
+    }
+    return NULL;
+}
+
+/** Takes the first line of a file as the value of a secret. */
+static int set_from_file(struct loader *loader, const struct row *row, const char *path,
+                         const char *origin) {
+    char *line = NULL;
+    size_t size = 0;
+    FILE *file = fopen(path, "re");
+    ssize_t len = file ? getline(&line, &size, file) : -1;
+    int status = CHAT_OK;
+
+    if (len < 0) {
+        status = complain(loader, "%s: %s_FILE: %s: %s", origin, row->name, show(path).text,
+                          file ? "empty" : strerror(errno));
+    } else {
+        line[strcspn(line, "\r\n")] = '\0';
+        status = set_value(loader, row, line, origin);
+        explicit_bzero(line, size);
+    }
+    free(line);
+    if (file)
+        fclose(file);
+    return status;
+}
+
 /** Takes one line, already without its end. */
 static int load_line(struct loader *loader, char *line, size_t len, const char *origin) {
     if (strlen(line) != len)
@@ -365,7 +414,9 @@ static int load_line(struct loader *loader, char *line, size_t len, const char *
     if (!equals)
         return complain(loader, "%s: '%s' is not KEY=value", origin, show(line).text);
     *equals = '\0';
-    const struct row *row = find_row(line);
+    const struct row *row = find_row(line), *secret = find_secret_file(line);
+    if (secret)
+        return equals[1] ? set_from_file(loader, secret, equals + 1, origin) : CHAT_OK;
     if (!row)
         return complain(loader, "%s: there is no setting '%s'", origin, show(line).text);
     return equals[1] ? set_value(loader, row, equals + 1, origin) : CHAT_OK;
@@ -400,16 +451,27 @@ static int load_file(struct loader *loader, const char *path) {
     return status;
 }
 
+/** The value of a name in the environment; NULL: not there, or empty. */
+static const char *find_in(char **env, const char *name) {
+    size_t len = strlen(name);
+
+    for (char **entry = env; *entry; entry++) {
+        if (strncmp(*entry, name, len) == 0 && (*entry)[len] == '=' && (*entry)[len + 1])
+            return *entry + len + 1;
+    }
+    return NULL;
+}
+
 static int load_environment(struct loader *loader, char **env) {
     for (const struct row *row = rows; row < rows + ROW_COUNT; row++) {
-        size_t len = strlen(row->name);
-        for (char **entry = env; *entry; entry++) {
-            if (strncmp(*entry, row->name, len) != 0 || (*entry)[len] != '=')
-                continue;
-            const char *value = *entry + len + 1;
-            if (value[0] && set_value(loader, row, value, "environment") != CHAT_OK)
-                return CHAT_EINVAL;
-        }
+        char file_name[FLAG_MAX];
+        snprintf(file_name, sizeof(file_name), "%s_FILE", row->name);
+        const char *value = find_in(env, row->name);
+        const char *path = row->type == ROW_REDIS ? find_in(env, file_name) : NULL;
+        if (path && set_from_file(loader, row, path, "environment") != CHAT_OK)
+            return CHAT_EINVAL;
+        if (value && set_value(loader, row, value, "environment") != CHAT_OK)
+            return CHAT_EINVAL;
     }
     return CHAT_OK;
 }
@@ -471,7 +533,7 @@ static int find_option(struct loader *loader, const char *name, struct option *o
     }
     for (const struct row *row = rows; row < rows + ROW_COUNT; row++) {
         flag_of_row(row, flag);
-        if (row->programs & loader->program && strcmp(name, flag) == 0) {
+        if (row->programs & loader->program && row->type != ROW_REDIS && strcmp(name, flag) == 0) {
             out->row = row;
             return CHAT_OK;
         }
@@ -583,6 +645,9 @@ static void describe_value(const struct row *row, char *out, size_t size) {
     case ROW_URL:
         snprintf(out, size, "URL");
         return;
+    case ROW_REDIS:
+        snprintf(out, size, "URL");
+        return;
     case ROW_LISTEN:
     case ROW_IP:
         snprintf(out, size, "ADDRESS");
@@ -622,6 +687,8 @@ static void print_help(enum settings_program program, FILE *out) {
             fprintf(out, "\n%s\n", row->group);
         group = row->group;
         flag_of_row(row, flag);
+        if (row->type == ROW_REDIS) /* no flag: arguments are for everybody to see */
+            snprintf(flag, sizeof(flag), "%s[_FILE]", row->name);
         describe_value(row, value, sizeof(value));
         fprintf(out, "  %s %-*s  %s [%s]\n", flag, HELP_COLUMN - (int)strlen(flag), value,
                 row->help, row->usual);
@@ -630,7 +697,10 @@ static void print_help(enum settings_program program, FILE *out) {
 
 static void print_config(const struct loader *loader, FILE *out) {
     for (const struct row *row = rows; row < rows + ROW_COUNT; row++) {
-        if (row->programs & loader->program)
+        if (row->programs & loader->program && row->type == ROW_REDIS &&
+            strcmp(loader->text[row - rows], row->usual) != 0)
+            fprintf(out, "# %s is set, and secret\n", row->name);
+        else if (row->programs & loader->program)
             fprintf(out, "%s=%s\n", row->name,
                     loader->text[row - rows] ? loader->text[row - rows] : "");
     }

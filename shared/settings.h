@@ -19,13 +19,14 @@
 #include <stdio.h>
 
 #include "shared/address.h"
+#include "shared/redis_url.h"
 
 /** Who reads a setting; a bit set. PROGRAM_HAPROXY: its config does, we only check and document the
  * value. */
 enum settings_program { PROGRAM_API = 1, PROGRAM_BROKER = 2, PROGRAM_HAPROXY = 4 };
 
 enum settings_profile { PROFILE_DEV = 0, PROFILE_CLOUD_RUN = 1, PROFILE_PROD = 2 };
-enum settings_store { STORE_MEMORY = 0 };
+enum settings_store { STORE_MEMORY = 0, STORE_REDIS = 1 };
 enum settings_identity { IDENTITY_DEV = 0, IDENTITY_JWT = 1, IDENTITY_HEAVENLAND = 2 };
 enum settings_token_expiry { TOKEN_EXPIRY_LOGIN = 0, TOKEN_EXPIRY_SESSION = 1 };
 
@@ -37,8 +38,9 @@ struct settings {
     struct address_networks trusted_proxies;
     struct address_listen fcgi_listen;
     int fcgi_threads;
-    int store;    /* enum settings_store */
-    int identity; /* enum settings_identity */
+    int store;                  /* enum settings_store */
+    int identity;               /* enum settings_identity */
+    struct redis_url redis_url; /* a secret */
     char *chat_name;
     int history_limit; /* messages */
     int log_maxlen;    /* messages */

@@ -29,6 +29,7 @@
 #include "shared/version.h"
 #include "ws-broker/admission.h"
 #include "ws-broker/chat.h"
+#include "ws-broker/chatlog_redis.h"
 #include "ws-broker/conn.h"
 #include "ws-broker/dispatch.h"
 #include "ws-broker/fanout.h"
@@ -43,10 +44,13 @@ enum {
     FILES_MAX = 1 << 20, /* tables are sized by the file limit; far above it the library falls back
                             to a small default */
     FILES_RESERVED = 64, /* for listeners, logs, health checks and the operators' port */
+    ENTRY_MAX = 256 << 10, /* bytes of the largest message that another broker may have stored */
     FRAME_RATE_FACTOR =
         4, /* a connection may send so many times as many frames as its user messages */
     STOP_DEADLINE_MS = 3000,
     STOP_CHECK_MS = 20,
+    LOST_PER_STEP = 20, /* clients that are closed every LOST_STEP_MS: 200 a second */
+    LOST_STEP_MS = 100,
 };
 
 struct broker {
@@ -56,6 +60,7 @@ struct broker {
     uv_idle_t awake;      /* runs while the loop must not sleep */
     uv_timer_t flush_due; /* FLUSH_INTERVAL_MS */
     uv_timer_t tick, stop_timer;
+    uv_timer_t lost_timer; /* runs while clients that have lost continuity are closed */
     uv_signal_t sigterm, sigint;
     struct listener listeners[2]; /* by enum ws_side */
     struct ws *ws;
@@ -107,6 +112,7 @@ static void register_metrics(struct metrics *metrics) {
     for (int why = ADMISSION_FULL; why <= ADMISSION_RATE; why++)
         metrics_register(metrics, &refused_connections[why]);
     handle_login_register_metrics(metrics);
+    chatlog_redis_register_metrics(metrics);
     identity_token_register_metrics(metrics);
     metrics_register(metrics, &users_here);
     chat_register_metrics(metrics);
@@ -198,8 +204,20 @@ static void close_conn(void *user, struct conn *conn, int code) {
 /* ---- what comes up from the log
  * ------------------------------------------------------------------------------- */
 
-static void on_entry(void *user, const char *json, size_t len) {
-    chat_entry(&((struct broker *)user)->chat, json, len);
+static void on_entry(void *user, const char *json, size_t len, bool is_new) {
+    chat_entry(&((struct broker *)user)->chat, json, len, is_new);
+}
+
+static void on_close_lost(uv_timer_t *timer) {
+    struct broker *broker = timer->data;
+    if (!chat_close_lost(&broker->chat, LOST_PER_STEP))
+        uv_timer_stop(timer);
+}
+
+static void on_lost(void *user) {
+    struct broker *broker = user;
+    chat_lost(&broker->chat);
+    uv_timer_start(&broker->lost_timer, on_close_lost, 0, LOST_STEP_MS);
 }
 
 static void on_appended(void *user, uint64_t conn_id, int status) {
@@ -220,7 +238,7 @@ static void on_answer(void *user, uint64_t conn_id, const struct identity_answer
 
 static const struct identity_events identity_events = {on_answer, on_pending};
 
-static const struct chatlog_events chatlog_events = {on_entry, on_appended, on_pending};
+static const struct chatlog_events chatlog_events = {on_entry, on_appended, on_pending, on_lost};
 
 /* ---- the loop
  * -------------------------------------------------------------------------------------------------
@@ -297,6 +315,8 @@ static void close_all(struct broker *broker) {
     broker->chat.identity = NULL;
     if (broker->http)
         http_stop(broker->http);
+    if (broker->chat.log)
+        chatlog_stop(broker->chat.log);
     if (broker->ws)
         ws_stop(broker->ws);
     close_handle(&broker->turn_end);
@@ -304,6 +324,7 @@ static void close_all(struct broker *broker) {
     close_handle(&broker->flush_due);
     close_handle(&broker->tick);
     close_handle(&broker->stop_timer);
+    close_handle(&broker->lost_timer);
     close_handle(&broker->sigterm);
     close_handle(&broker->sigint);
 }
@@ -311,7 +332,8 @@ static void close_all(struct broker *broker) {
 static void on_stop_timer(uv_timer_t *timer) {
     struct broker *broker = timer->data;
     size_t left = conns_count(&broker->chat.conns);
-    if (left > 0 && uv_now(&broker->loop) < broker->stop_by_ms)
+    bool settled = left == 0 && chatlog_is_settled(broker->chat.log);
+    if (!settled && uv_now(&broker->loop) < broker->stop_by_ms)
         return;
     log_info("broker", "stopped", log_int("clients_cut", (int64_t)left));
     close_all(broker);
@@ -400,13 +422,27 @@ static struct identity *make_identity(struct broker *broker) {
                : NULL;
 }
 
+static struct chatlog *make_log(struct broker *broker) {
+    const struct settings *settings = broker->settings;
+    if (settings->store == STORE_MEMORY)
+        return chatlog_memory_new(&chatlog_events, broker);
+    struct chatlog_redis_options options = {
+        .url = &settings->redis_url,
+        .chat_name = settings->chat_name,
+        .log_maxlen = settings->log_maxlen,
+        .history_limit = settings->history_limit,
+        .entry_max = ENTRY_MAX,
+    };
+    return chatlog_redis_new(&options, &broker->loop, &chatlog_events, broker);
+}
+
 static int make_parts(struct broker *broker) {
     const struct settings *settings = broker->settings;
     struct chat *chat = &broker->chat;
     chat->proto = proto_new((size_t)settings->message_max_bytes);
     chat->fanout = fanout_new(FANOUT_RING_BYTES, settings->flush_interval_ms, &ws_sink);
     chat->history = history_new((size_t)settings->history_limit);
-    chat->log = chatlog_memory_new(&chatlog_events, broker);
+    chat->log = make_log(broker);
     if (!chat->proto || !chat->fanout || !chat->history || !chat->log) {
         log_error("broker", "no_memory", log_errno());
         return CHAT_ENOMEM;
@@ -441,9 +477,11 @@ static void start_handles(struct broker *broker) {
     uv_timer_init(loop, &broker->flush_due);
     uv_timer_init(loop, &broker->tick);
     uv_timer_init(loop, &broker->stop_timer);
+    uv_timer_init(loop, &broker->lost_timer);
     uv_signal_init(loop, &broker->sigterm);
     uv_signal_init(loop, &broker->sigint);
     broker->turn_end.data = broker->tick.data = broker->stop_timer.data = broker;
+    broker->lost_timer.data = broker;
     broker->sigterm.data = broker->sigint.data = broker;
     uv_check_start(&broker->turn_end, on_turn_end);
     uv_timer_start(&broker->tick, on_tick, TICK_MS, TICK_MS);

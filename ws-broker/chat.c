@@ -86,10 +86,41 @@ void chat_appended(struct chat *chat, uint64_t conn_id, int status) {
                     : "the chat is unavailable: the message was not sent, try again");
 }
 
-void chat_entry(struct chat *chat, const char *json, size_t len) {
-    messages.value++;
+void chat_entry(struct chat *chat, const char *json, size_t len, bool is_new) {
     if (history_append(chat->history, json, len) != CHAT_OK)
         log_error("chat", "history_lost_entry", log_str("error", "no memory"));
+    if (!is_new)
+        return;
+    messages.value++;
     if (fanout_append(chat->fanout, json, len) != CHAT_OK)
         log_error("chat", "entry_too_large", log_int("bytes", (int64_t)len));
+}
+
+void chat_lost(struct chat *chat) {
+    history_clear(chat->history);
+    chat->losses++;
+}
+
+struct close_lost {
+    struct chat *chat;
+    size_t most;
+    bool more;
+};
+
+static void close_if_lost(void *user, struct conn *conn) {
+    struct close_lost *state = user;
+    if (conn->state != CONN_LOGGED_IN || conn->losses == state->chat->losses)
+        return;
+    if (state->most == 0) {
+        state->more = true;
+        return;
+    }
+    state->most--;
+    state->chat->close(state->chat->user, conn, CLOSE_RESTART);
+}
+
+bool chat_close_lost(struct chat *chat, size_t most) {
+    struct close_lost state = {chat, most, false};
+    conns_each(&chat->conns, close_if_lost, &state);
+    return state.more;
 }

@@ -44,6 +44,8 @@ struct chat {
     int login_attempts;
     bool close_expired; /* TOKEN_EXPIRY=session */
 
+    uint64_t losses; /* how often the log has lost entries */
+
     struct chat_time time; /* of the event that is being handled */
 
     /** Closes the connection politely: queued replies first. It may not be gone on return, but gets
@@ -71,7 +73,12 @@ void chat_reply(struct chat *chat, struct conn *conn, char *buffer, size_t len);
 void chat_identified(struct chat *chat, uint64_t conn_id, const struct identity_answer *answer);
 /** How an append that a client began has ended; see chatlog.h. */
 void chat_appended(struct chat *chat, uint64_t conn_id, int status);
-/** The next entry of the log: into the history and out to everybody. */
-void chat_entry(struct chat *chat, const char *json, size_t len);
+/** The next entry of the log: into the history and, when it is new, out to everybody. */
+void chat_entry(struct chat *chat, const char *json, size_t len, bool is_new);
+/** The log has lost entries, see chatlog.h: the history starts anew, and all clients that are here
+ * are to be closed, a few at a time by chat_close_lost(). */
+void chat_lost(struct chat *chat);
+/** Closes up to `most` of them, so that they do not all come back at once. True: more are left. */
+bool chat_close_lost(struct chat *chat, size_t most);
 
 #endif

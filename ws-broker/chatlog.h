@@ -12,18 +12,23 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/** What a log tells its owner; `user` is what was given with it. None is called from inside
- * chatlog_append(). */
+/** What a log tells its owner; `user` is what was given with it. Only on_pending may be called from
+ * inside chatlog_append(). */
 struct chatlog_events {
-    /** The next entry of the log: a message's JSON text, good until return. */
-    void (*on_entry)(void *user, const char *json, size_t len);
+    /** The next entry of the log: a message's JSON text, good until return. Not new: clients have
+     * seen it, and it comes again because of on_lost(). */
+    void (*on_entry)(void *user, const char *json, size_t len, bool is_new);
     /** How an append ended, once for each that was begun: CHAT_OK (its entry was or will be
-     * followed), CHAT_EUNAVAILABLE (not stored, never will be), CHAT_EUNCERTAIN (nobody knows; it
-     * may still appear, once). `tag` is the appender's. */
+     *  followed), CHAT_EUNAVAILABLE (not stored, never will be), CHAT_EUNCERTAIN (nobody knows; it
+     *  may still appear, once). `tag` is the appender's. */
     void (*on_appended)(void *user, uint64_t tag, int status);
     /** There is something for chatlog_turn(): the loop must not sleep. Cheap, may be called often.
      */
     void (*on_pending)(void *user);
+    /** Continuity is lost: entries are missing that clients have seen, or should have. What was
+     * kept of the log is to be forgotten; on_entry follows for what the log has now, and whoever
+     * was following must start again. NULL for a log that cannot lose any. */
+    void (*on_lost)(void *user);
 };
 
 struct chatlog;
@@ -32,7 +37,10 @@ struct chatlog;
 struct chatlog_ops {
     int (*append)(struct chatlog *log, const char *json, size_t len, uint64_t tag);
     bool (*turn)(struct chatlog *log, size_t max_bytes);
+    bool (*is_loaded)(const struct chatlog *log);
     bool (*is_ready)(const struct chatlog *log);
+    bool (*is_settled)(const struct chatlog *log);
+    void (*stop)(struct chatlog *log);
     void (*free)(struct chatlog *log);
 };
 
@@ -55,9 +63,24 @@ static inline bool chatlog_turn(struct chatlog *log, size_t max_bytes) {
     return log->ops->turn(log, max_bytes);
 }
 
-/** Whether this broker can publish and follow. */
+/** Whether what the log held at the start has been read: before that nobody should log in. */
+static inline bool chatlog_is_loaded(const struct chatlog *log) {
+    return log->ops->is_loaded(log);
+}
+
+/** Whether this broker can publish and follow, now. */
 static inline bool chatlog_is_ready(const struct chatlog *log) {
     return log->ops->is_ready(log);
+}
+
+/** Whether every append has ended. */
+static inline bool chatlog_is_settled(const struct chatlog *log) {
+    return log->ops->is_settled(log);
+}
+
+/** No events come after this; run the loop on, then chatlog_free(). */
+static inline void chatlog_stop(struct chatlog *log) {
+    log->ops->stop(log);
 }
 
 static inline void chatlog_free(struct chatlog *log) {
@@ -66,7 +89,7 @@ static inline void chatlog_free(struct chatlog *log) {
 }
 
 enum {
-    CHATLOG_QUEUE_ENTRIES = 10000, /* most entries that may wait to be handed on */
+    CHATLOG_QUEUE_ENTRIES = 10000, /* most entries that may wait to be stored or handed on */
     CHATLOG_QUEUE_BYTES = 4 << 20,
 };
 

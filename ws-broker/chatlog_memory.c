@@ -60,7 +60,7 @@ static bool memory_turn(struct chatlog *base, size_t max_bytes) {
         log->entries--;
         log->bytes -= entry->len;
         handed += entry->len;
-        log->events->on_entry(log->user, entry->json, entry->len);
+        log->events->on_entry(log->user, entry->json, entry->len, true);
         log->events->on_appended(log->user, entry->tag, CHAT_OK);
         free(entry);
     }
@@ -72,6 +72,14 @@ static bool memory_is_ready(const struct chatlog *base) {
     return true;
 }
 
+static bool memory_is_settled(const struct chatlog *base) {
+    return !((const struct memory_log *)base)->first;
+}
+
+static void memory_stop(struct chatlog *base) {
+    (void)base;
+}
+
 static void memory_free(struct chatlog *base) {
     struct memory_log *log = memory_log(base);
     struct waiting *entry, *next;
@@ -80,8 +88,13 @@ static void memory_free(struct chatlog *base) {
 }
 
 struct chatlog *chatlog_memory_new(const struct chatlog_events *events, void *user) {
-    static const struct chatlog_ops ops = {memory_append, memory_turn, memory_is_ready,
-                                           memory_free};
+    static const struct chatlog_ops ops = {.append = memory_append,
+                                           .turn = memory_turn,
+                                           .is_loaded = memory_is_ready,
+                                           .is_ready = memory_is_ready,
+                                           .is_settled = memory_is_settled,
+                                           .stop = memory_stop,
+                                           .free = memory_free};
     struct memory_log *log = calloc(1, sizeof(*log));
     if (!log)
         return NULL;

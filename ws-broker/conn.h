@@ -35,6 +35,7 @@ struct conn {
     struct address_ip address; /* the client's, as told by a trusted proxy */
     struct user *user;         /* set while logged in; counted in users.h */
     struct rate frames;
+    uint64_t losses; /* the log's, when it logged in: with more by now it has missed something */
     int64_t login_deadline_ms; /* while CONN_NEW */
     int64_t next_ping_ms;
     int64_t expires_at; /* unix seconds; 0: its token is not looked at again */

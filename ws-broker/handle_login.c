@@ -37,6 +37,7 @@ static int enter(struct chat *chat, struct conn *conn, const struct identity_ans
         return CHAT_ENOMEM;
     }
     conn->state = CONN_LOGGED_IN;
+    conn->losses = chat->losses;
     return CHAT_OK;
 }
 
@@ -79,6 +80,10 @@ enum proto_refusal handle_identity(struct chat *chat, struct conn *conn,
 
 enum proto_refusal handle_login(struct chat *chat, struct conn *conn,
                                 const struct proto_request *request, char error[PROTO_ERROR_MAX]) {
+    if (!chatlog_is_loaded(chat->log)) {
+        snprintf(error, PROTO_ERROR_MAX, "the chat is starting: try again");
+        return REFUSED_UNAVAILABLE;
+    }
     if (conn->login_pending) {
         snprintf(error, PROTO_ERROR_MAX, "a login is in progress");
         return REFUSED_LOGIN;

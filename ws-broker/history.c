@@ -47,6 +47,10 @@ int history_append(struct history *history, const char *json, size_t len) {
     return CHAT_OK;
 }
 
+void history_clear(struct history *history) {
+    history->count = history->next = 0;
+}
+
 size_t history_count(const struct history *history) {
     return history->count;
 }

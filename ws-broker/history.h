@@ -18,6 +18,9 @@ void history_free(struct history *history);
 /** Adds the newest message (a JSON object's text, copied); the oldest goes. 0 or CHAT_ENOMEM. */
 int history_append(struct history *history, const char *json, size_t len);
 
+/** Forgets all. */
+void history_clear(struct history *history);
+
 /** How many messages are held. */
 size_t history_count(const struct history *history);
 

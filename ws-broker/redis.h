@@ -1,9 +1,12 @@
 /*
  * redis.h: one connection to Redis that comes back by itself; the only file with hiredis.
  *
- * Connects, says who we are, and is "up" once Redis has answered all of it and is new enough; commands are pipelined, and each has a deadline. When anything goes wrong
- * (refused, reset, silence, a reply that cannot be) the connection is dropped: every pending command gets its callback with NULL, then on_down is called, and after a pause
- * of 50 ms to 1 s, growing and random, it connects again. Never blocks: names are resolved by libuv's threads, and the last good address is used meanwhile. Loop thread only.
+ * Connects, says who we are, and is "up" once Redis has answered all of it and is new enough;
+ * commands are pipelined, and each has a deadline. When anything goes wrong (refused, reset,
+ * silence, a reply that cannot be) the connection is dropped: every pending command gets its
+ * callback with NULL, then on_down is called, and after a pause of 50 ms to 1 s, growing and
+ * random, it connects again. Never blocks: names are resolved by libuv's threads, and the last good
+ * address is used meanwhile. Loop thread only.
  */
 #ifndef HLCHAT_REDIS_H
 #define HLCHAT_REDIS_H
@@ -20,7 +23,13 @@ struct redis;
 /** A reply; lives only during the callback. */
 struct redis_value;
 
-enum redis_type { REDIS_NULL = 0, REDIS_TEXT = 1, REDIS_NUMBER = 2, REDIS_LIST = 3, REDIS_FAILED = 4 };
+enum redis_type {
+    REDIS_NULL = 0,
+    REDIS_TEXT = 1,
+    REDIS_NUMBER = 2,
+    REDIS_LIST = 3,
+    REDIS_FAILED = 4
+};
 
 enum redis_type redis_value_type(const struct redis_value *value);
 /** The text of REDIS_TEXT or REDIS_FAILED; else "". NUL-terminated, but may hold NUL inside. */
@@ -43,11 +52,12 @@ struct redis_events {
 /** Who answers at the other end, while it is up. */
 struct redis_server {
     char run_id[64];
-    char client_id[24];   /* ours, as CLIENT KILL wants it */
+    char client_id[24]; /* ours, as CLIENT KILL wants it */
     char client_addr[128];
 };
 
-/** `name` ("publish") goes to the log; it, `url` and `events` are borrowed. Connects at the next turn. NULL: no memory. */
+/** `name` ("publish") goes to the log; it, `url` and `events` are borrowed. Connects at the next
+ * turn. NULL: no memory. */
 struct redis *redis_new(uv_loop_t *loop, const char *name, const struct redis_url *url,
                         const struct redis_events *events, void *user);
 
@@ -61,8 +71,9 @@ struct redis_arg {
 };
 
 /**
- * Sends a command (copied). 0: the callback comes once, later. CHAT_EUNAVAILABLE: it is not up, and no callback comes. When no reply comes within
- * `timeout_ms` the connection is dropped. `callback` may be NULL.
+ * Sends a command (copied). 0: the callback comes once, later. CHAT_EUNAVAILABLE: it is not up, and
+ * no callback comes. When no reply comes within `timeout_ms` the connection is dropped. `callback`
+ * may be NULL.
  */
 int redis_send(struct redis *redis, const struct redis_arg *args, size_t count, int64_t timeout_ms,
                redis_cb callback, void *user);
@@ -74,7 +85,8 @@ int redis_send_words(struct redis *redis, int64_t timeout_ms, redis_cb callback,
 /** Drops the connection, at the next turn; it comes back by itself. `why` goes to the log. */
 void redis_drop(struct redis *redis, const char *why);
 
-/** For good: pending callbacks get NULL, on_down is not called. Run the loop on, then redis_free(). */
+/** For good: pending callbacks get NULL, on_down is not called. Run the loop on, then redis_free().
+ */
 void redis_stop(struct redis *redis);
 void redis_free(struct redis *redis);
 

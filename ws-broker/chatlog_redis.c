@@ -1,0 +1,961 @@
+#include "ws-broker/chatlog_redis.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <time.h>
+#include <utlist.h>
+
+#include "shared/log.h"
+#include "shared/metrics.h"
+#include "shared/status.h"
+#include "ws-broker/redis.h"
+#include "ws-broker/seen.h"
+#include "ws-broker/utf8.h"
+
+enum {
+    GIVE_UP_MS = 5000, /* an append that is not stored by then is answered by an error */
+    REPLY_MS = 2000,   /* a reply that does not come by then means that the connection is dead */
+    RETRY_MS = 200,    /* after an error that may pass */
+    IN_FLIGHT_MAX = 1000,
+    READ_COUNT = 256,
+    BLOCK_MS = 1000,
+    AUDIT_MS = 3000,
+    AUDIT_COUNT = 1000,
+    BUSY_RATE = 200,   /* entries per second from which reading is slowed down a little, */
+    BUSY_PAUSE_MS = 5, /* by this, which halves what Redis spends on us */
+    PROBE_MS = 1000,
+    READY_MS = 3000, /* a write of ours must have worked in this time */
+    TICK_MS = 100,
+    KEY_TEXT_MAX = 96,
+    ID_TEXT_MAX = 48,
+};
+
+#define ID_FORMAT "%" PRIu64 "-%" PRIu64
+
+/* ---- one append
+ * -----------------------------------------------------------------------------------------------
+ */
+
+enum append_state {
+    APPEND_QUEUED = 0,
+    APPEND_SENT = 1,
+    APPEND_REFUSED = 2,   /* by an error that may pass; not stored */
+    APPEND_UNCERTAIN = 3, /* sent, and the connection went away */
+    APPEND_FOUND = 4,     /* uncertain, and then found in the stream */
+};
+
+struct append {
+    struct append *prev, *next; /* in the order in which they were begun (utlist's names) */
+    enum append_state state;
+    uint64_t number; /* k is <nonce>-<number> */
+    uint64_t tag;
+    int64_t give_up_ms;
+    uint64_t begun_ns;
+    struct stream_id sent_after; /* the entry is behind this one in the stream */
+    size_t len;
+    char json[];
+};
+
+/* An entry that was read and waits to be handed on. */
+struct waiting {
+    struct waiting *prev, *next;
+    bool is_new; /* not known from before a re-reading */
+    size_t len;
+    char json[];
+};
+
+struct redis_log {
+    struct chatlog base;
+    struct chatlog_redis_options options;
+    uv_loop_t *loop;
+    const struct chatlog_events *events;
+    void *user;
+    char key[KEY_TEXT_MAX], probe_key[KEY_TEXT_MAX], maxlen[16];
+    char nonce[20]; /* of this process: 16 hexadecimal digits */
+    uv_timer_t tick;
+    uv_timer_t read_again; /* runs while reading pauses */
+    bool is_stopped;
+
+    /* publishing */
+    struct redis *publish;
+    struct append *appends; /* all that have not ended */
+    struct append *unsent;  /* the first that may be queued; all before it are not */
+    size_t append_count, append_bytes;
+    int in_flight;
+    bool can_send;   /* up, and everything uncertain is settled */
+    bool is_holding; /* a retryable error came: nothing is sent until all replies are here */
+    int64_t hold_until_ms;
+    uint64_t last_number, last_stored;
+    struct redis_server last_server; /* of the connection before */
+    struct stream_id looked_up_to;
+    int64_t wrote_ms; /* when a write of ours last worked */
+    int64_t probed_ms;
+
+    /* following */
+    struct redis *follow;
+    struct seen *seen;
+    struct stream_id cursor; /* the newest entry read */
+    bool is_asking;          /* a read or an audit is under way */
+    bool is_loaded;
+    bool is_following_well; /* the last read or audit had no error */
+    int64_t audited_ms;
+    struct waiting *waiting;
+    size_t waiting_count;
+    int64_t rate_second;
+    int rate_count, rate;
+
+    /* the stream's own count of entries against ours */
+    bool has_baseline;
+    int64_t baseline_added;
+    int64_t seen_since;
+
+    /* re-reading from the start */
+    bool is_rereading;
+    bool must_reload; /* entries were lost for certain */
+    struct stream_id first_reread;
+};
+
+static struct metric up[] = {{.name = "hlchat_redis_up",
+                              .help = "Whether the connection to Redis is up",
+                              .labels = "link=\"publish\"",
+                              .type = METRIC_GAUGE},
+                             {.name = "hlchat_redis_up",
+                              .help = "Whether the connection to Redis is up",
+                              .labels = "link=\"follow\"",
+                              .type = METRIC_GAUGE}};
+static struct metric reconnects[] = {{.name = "hlchat_redis_reconnects_total",
+                                      .help = "Times that the connection to Redis was lost",
+                                      .labels = "link=\"publish\""},
+                                     {.name = "hlchat_redis_reconnects_total",
+                                      .help = "Times that the connection to Redis was lost",
+                                      .labels = "link=\"follow\""}};
+static struct metric append_seconds = {
+    .name = "hlchat_append_seconds",
+    .help = "Time from a message's arrival until Redis had stored it",
+    .type = METRIC_HISTOGRAM,
+    .bounds = {250, 500, 1000, 2500, 5000, 10000, 25000, 50000, 100000, 250000, 1000000, 5000000},
+    .scale = 1e-6};
+static struct metric appends_stored = {.name = "hlchat_appends_total",
+                                       .help = "Appends to the log by how they ended",
+                                       .labels = "result=\"stored\""};
+static struct metric appends_failed = {.name = "hlchat_appends_total",
+                                       .help = "Appends to the log by how they ended",
+                                       .labels = "result=\"failed\""};
+static struct metric appends_uncertain = {.name = "hlchat_appends_total",
+                                          .help = "Appends to the log by how they ended",
+                                          .labels = "result=\"uncertain\""};
+static struct metric retries = {.name = "hlchat_append_retries_total",
+                                .help = "Entries that were sent to Redis again"};
+static struct metric repeats = {.name = "hlchat_log_repeats_total",
+                                .help = "Entries that stood in the log twice and were dropped"};
+static struct metric gaps = {.name = "hlchat_log_gaps_total",
+                             .help = "Times that entries were gone before they were read"};
+static struct metric lost_entries = {.name = "hlchat_log_lost_entries_total",
+                                     .help = "Entries that the log has lost"};
+static struct metric resets = {.name = "hlchat_log_resets_total",
+                               .help = "Times that the log was read again from the start"};
+static struct metric bad_entries = {.name = "hlchat_log_bad_entries_total",
+                                    .help = "Entries that were no messages and were skipped"};
+static struct metric lag = {.name = "hlchat_log_lag_seconds",
+                            .help = "Age of the newest entry when it was read, by Redis' clock",
+                            .type = METRIC_GAUGE};
+
+void chatlog_redis_register_metrics(struct metrics *metrics) {
+    metrics_register(metrics, &up[0]);
+    metrics_register(metrics, &up[1]);
+    metrics_register(metrics, &reconnects[0]);
+    metrics_register(metrics, &reconnects[1]);
+    metrics_register(metrics, &append_seconds);
+    metrics_register(metrics, &appends_stored);
+    metrics_register(metrics, &appends_failed);
+    metrics_register(metrics, &appends_uncertain);
+    metrics_register(metrics, &retries);
+    metrics_register(metrics, &repeats);
+    metrics_register(metrics, &gaps);
+    metrics_register(metrics, &lost_entries);
+    metrics_register(metrics, &resets);
+    metrics_register(metrics, &bad_entries);
+    metrics_register(metrics, &lag);
+}
+
+static struct redis_log *redis_log(struct chatlog *base) {
+    return (struct redis_log *)base;
+}
+
+static int64_t now_ms(const struct redis_log *log) {
+    return (int64_t)uv_now(log->loop);
+}
+
+static void id_text(struct stream_id id, char out[ID_TEXT_MAX]) {
+    snprintf(out, ID_TEXT_MAX, ID_FORMAT, id.ms, id.seq);
+}
+
+static bool read_id(const char *text, struct stream_id *out) {
+    char *end;
+    out->ms = strtoull(text, &end, 10);
+    if (end == text || *end != '-')
+        return false;
+    text = end + 1;
+    out->seq = strtoull(text, &end, 10);
+    return end != text && *end == '\0';
+}
+
+/* Both connections must be to the same server, or what one sees is not what the other does. */
+static bool is_one_server(struct redis_log *log) {
+    if (!redis_is_up(log->publish) || !redis_is_up(log->follow) ||
+        strcmp(redis_server(log->publish)->run_id, redis_server(log->follow)->run_id) == 0)
+        return true;
+    redis_drop(log->publish, "the two connections are to different servers");
+    redis_drop(log->follow, "the two connections are to different servers");
+    return false;
+}
+
+/* ==== publishing
+ * ===============================================================================================
+ */
+
+static void pump(struct redis_log *log);
+
+static void settle(struct redis_log *log, struct append *append, int status) {
+    uint64_t tag = append->tag;
+    if (log->unsent == append)
+        log->unsent = append->next;
+    DL_DELETE(log->appends, append);
+    log->append_count--;
+    log->append_bytes -= append->len;
+    if (status == CHAT_OK) {
+        appends_stored.value++;
+        metric_observe(&append_seconds, (uv_hrtime() - append->begun_ns) / 1000);
+    } else if (status == CHAT_EUNCERTAIN) {
+        appends_uncertain.value++;
+    } else {
+        appends_failed.value++;
+    }
+    free(append);
+    if (!log->is_stopped)
+        log->events->on_appended(log->user, tag, status);
+}
+
+/* What was refused is sent again, unless something behind it was stored meanwhile: then its place
+ * is gone. */
+static void judge_refused(struct redis_log *log) {
+    struct append *append, *next;
+    DL_FOREACH_SAFE(log->appends, append, next) {
+        if (append->state != APPEND_REFUSED)
+            continue;
+        if (append->number < log->last_stored) {
+            settle(log, append, CHAT_EUNAVAILABLE);
+        } else {
+            append->state = APPEND_QUEUED;
+            retries.value++;
+        }
+    }
+    log->unsent = log->appends;
+}
+
+/* An error reply: the entry is not stored. What kind it is decides whether another connection
+ * helps. */
+static void on_refused(struct redis_log *log, struct append *append,
+                       const struct redis_value *reply) {
+    const char *text = redis_value_text(reply, NULL);
+    append->state = APPEND_REFUSED;
+    if (!log->is_holding)
+        log_warn("chatlog", "append_refused", log_str("error", text));
+    log->is_holding = true;
+    log->hold_until_ms = now_ms(log) + RETRY_MS;
+    log->wrote_ms = 0;
+    if (redis_value_is_error(reply, "READONLY") || redis_value_is_error(reply, "NOAUTH") ||
+        redis_value_is_error(reply, "MASTERDOWN")) {
+        redis_drop(log->publish, text);
+        redis_drop(log->follow, text);
+    }
+}
+
+/* NULL: it has ended. */
+static struct append *find_append(struct redis_log *log, uint64_t number) {
+    struct append *append;
+    DL_FOREACH(log->appends, append) {
+        if (append->number == number)
+            return append;
+        if (append->number > number)
+            break;
+    }
+    return NULL;
+}
+
+static void on_added(void *user, const struct redis_value *reply) {
+    struct redis_log *log = user;
+    /* Replies come in the order of the sending, and nothing that was sent leaves the list before
+     * its reply: it is the first one sent. */
+    struct append *append;
+    DL_FOREACH(log->appends, append) if (append->state == APPEND_SENT) break;
+    log->in_flight--;
+    if (!append)
+        return;
+    if (!reply) {
+        append->state = APPEND_UNCERTAIN;
+    } else if (redis_value_type(reply) == REDIS_TEXT) {
+        log->last_stored = append->number;
+        log->wrote_ms = now_ms(log);
+        settle(log, append, CHAT_OK);
+    } else {
+        on_refused(log, append, reply);
+    }
+    if (log->is_holding && log->in_flight == 0 && log->can_send)
+        judge_refused(log);
+    pump(log);
+}
+
+static bool send_append(struct redis_log *log, struct append *append) {
+    char key[SEEN_KEY_MAX + 1];
+    int key_len = snprintf(key, sizeof(key), "%s-%" PRIu64, log->nonce, append->number);
+    struct redis_arg args[] = {
+        {"XADD", 4},
+        {log->key, strlen(log->key)},
+        {"MAXLEN", 6},
+        {"~", 1},
+        {log->maxlen, strlen(log->maxlen)},
+        {"*", 1},
+        {"k", 1},
+        {key, (size_t)key_len},
+        {"m", 1},
+        {append->json, append->len},
+    };
+    if (redis_send(log->publish, args, sizeof(args) / sizeof(*args), REPLY_MS, on_added, log) !=
+        CHAT_OK)
+        return false;
+    append->state = APPEND_SENT;
+    append->sent_after = log->cursor;
+    log->in_flight++;
+    return true;
+}
+
+/* Sends what is queued, in order. */
+static void pump(struct redis_log *log) {
+    if (!log->can_send || log->is_holding)
+        return;
+    for (; log->unsent && log->in_flight < IN_FLIGHT_MAX; log->unsent = log->unsent->next)
+        if (log->unsent->state == APPEND_QUEUED && !send_append(log, log->unsent))
+            return;
+}
+
+/* ---- after a disconnect: what became of the entries whose answer never came?
+ * ---------------------------------- */
+
+static void recover(struct redis_log *log);
+
+static void finish_recovery(struct redis_log *log) {
+    struct append *append, *next;
+    DL_FOREACH_SAFE(log->appends, append, next) {
+        if (append->state == APPEND_FOUND) {
+            log->last_stored = append->number;
+            settle(log, append, CHAT_OK);
+        } else if (append->state == APPEND_UNCERTAIN) {
+            append->state = APPEND_QUEUED;
+            retries.value++;
+        }
+    }
+    judge_refused(log);
+    log->can_send = true;
+    log->is_holding = false;
+    pump(log);
+}
+
+/* The number of one of our own keys; 0: it is somebody else's. */
+static uint64_t own_number(const struct redis_log *log, const char *key) {
+    size_t len = strlen(log->nonce);
+    return strncmp(key, log->nonce, len) == 0 && key[len] == '-' ? strtoull(key + len + 1, NULL, 10)
+                                                                 : 0;
+}
+
+/* The text of a field of an entry [id, [name, value, ...]]; NULL: it has none. */
+static const char *field_of(const struct redis_value *entry, const char *name, size_t *len) {
+    const struct redis_value *fields = redis_value_at(entry, 1);
+    for (size_t i = 0; i + 1 < redis_value_count(fields); i += 2)
+        if (strcmp(redis_value_text(redis_value_at(fields, i), NULL), name) == 0)
+            return redis_value_text(redis_value_at(fields, i + 1), len);
+    return NULL;
+}
+
+static void on_looked_up(void *user, const struct redis_value *reply) {
+    struct redis_log *log = user;
+    size_t count = redis_value_count(reply);
+    if (!reply)
+        return;
+    if (redis_value_type(reply) != REDIS_LIST) {
+        redis_drop(log->publish, redis_value_text(reply, NULL));
+        return;
+    }
+    for (size_t i = 0; i < count; i++) {
+        const struct redis_value *entry = redis_value_at(reply, i);
+        const char *key = field_of(entry, "k", NULL);
+        uint64_t number = key ? own_number(log, key) : 0;
+        struct append *append = number ? find_append(log, number) : NULL;
+        if (append && append->state == APPEND_UNCERTAIN)
+            append->state = APPEND_FOUND;
+        read_id(redis_value_text(redis_value_at(entry, 0), NULL), &log->looked_up_to);
+    }
+    if (count < AUDIT_COUNT)
+        finish_recovery(log);
+    else
+        recover(log);
+}
+
+/* Looks for them a page at a time, from where the first of them was sent. */
+static void recover(struct redis_log *log) {
+    char after[ID_TEXT_MAX], count[16];
+    snprintf(after, sizeof(after), "(" ID_FORMAT, log->looked_up_to.ms, log->looked_up_to.seq);
+    snprintf(count, sizeof(count), "%d", AUDIT_COUNT);
+    redis_send_words(log->publish, REPLY_MS, on_looked_up, log, "XRANGE", log->key, after, "+",
+                     "COUNT", count, NULL);
+}
+
+static void on_fenced(void *user, const struct redis_value *reply) {
+    static bool told;
+    (void)user;
+    if (redis_value_is_error(reply, "NOPERM") && !told) {
+        told = true;
+        log_warn("chatlog", "cannot_kill_old_connections",
+                 log_str("hint", "allow +client|kill; without it repeats are still dropped"));
+    }
+}
+
+/* Bytes of the old connection may still arrive and be done: it is ended first. */
+static void fence(struct redis_log *log) {
+    const struct redis_server *old = &log->last_server, *now = redis_server(log->publish);
+    if (old->client_id[0] && strcmp(old->run_id, now->run_id) == 0)
+        redis_send_words(log->publish, REPLY_MS, on_fenced, log, "CLIENT", "KILL", "ID",
+                         old->client_id, "ADDR", old->client_addr, NULL);
+    log->last_server = *now;
+}
+
+static void on_publish_up(void *user) {
+    struct redis_log *log = user;
+    struct append *append;
+    up[0].value = 1;
+    if (!is_one_server(log))
+        return;
+    fence(log);
+    DL_FOREACH(log->appends, append) if (append->state == APPEND_UNCERTAIN) break;
+    if (append) {
+        log->looked_up_to = append->sent_after;
+        recover(log);
+    } else {
+        finish_recovery(log);
+    }
+}
+
+static void on_publish_down(void *user) {
+    struct redis_log *log = user;
+    up[0].value = 0;
+    reconnects[0].value++;
+    log->can_send = false;
+    log->wrote_ms = 0;
+}
+
+/* ---- what time does to appends
+ * -------------------------------------------------------------------------------- */
+
+static void expire(struct redis_log *log) {
+    struct append *append, *next;
+    DL_FOREACH_SAFE(log->appends, append, next) {
+        if (now_ms(log) < append->give_up_ms)
+            return; /* the rest began later */
+        if (append->state == APPEND_QUEUED || append->state == APPEND_REFUSED)
+            settle(log, append, CHAT_EUNAVAILABLE);
+        else if (append->state == APPEND_UNCERTAIN)
+            settle(log, append, CHAT_EUNCERTAIN);
+    }
+}
+
+static void on_probed(void *user, const struct redis_value *reply) {
+    struct redis_log *log = user;
+    if (redis_value_type(reply) == REDIS_TEXT && !log->is_holding)
+        log->wrote_ms = now_ms(log);
+    else
+        log->wrote_ms = 0;
+}
+
+/* A Redis that is up may still refuse writes: a small one of our own tells. */
+static void probe(struct redis_log *log) {
+    if (now_ms(log) - log->probed_ms < PROBE_MS)
+        return;
+    log->probed_ms = now_ms(log);
+    redis_send_words(log->publish, REPLY_MS, on_probed, log, "SET", log->probe_key, "1", "PX",
+                     "10000", NULL);
+}
+
+static int redis_append(struct chatlog *base, const char *json, size_t len, uint64_t tag) {
+    struct redis_log *log = redis_log(base);
+    if (log->append_count >= CHATLOG_QUEUE_ENTRIES || log->append_bytes + len > CHATLOG_QUEUE_BYTES)
+        return CHAT_EBUSY;
+    struct append *append = malloc(sizeof(*append) + len);
+    if (!append)
+        return CHAT_ENOMEM;
+    *append = (struct append){.number = ++log->last_number,
+                              .tag = tag,
+                              .give_up_ms = now_ms(log) + GIVE_UP_MS,
+                              .begun_ns = uv_hrtime(),
+                              .len = len};
+    memcpy(append->json, json, len);
+    DL_APPEND(log->appends, append);
+    log->append_count++;
+    log->append_bytes += len;
+    if (!log->unsent)
+        log->unsent = append;
+    pump(log);
+    return CHAT_OK;
+}
+
+/* ==== following
+ * ================================================================================================
+ */
+
+static void ask(struct redis_log *log);
+
+static void on_read_again(uv_timer_t *timer) {
+    ask(timer->data);
+}
+
+static void pause_reading(struct redis_log *log, uint64_t ms) {
+    uv_timer_start(&log->read_again, on_read_again, ms, 0);
+}
+
+static void count_rate(struct redis_log *log, int entries) {
+    int64_t second = now_ms(log) / 1000;
+    if (second != log->rate_second) {
+        log->rate = second == log->rate_second + 1 ? log->rate_count : 0;
+        log->rate_count = 0;
+        log->rate_second = second;
+    }
+    log->rate_count += entries;
+}
+
+/* Whether the text can be sent to clients as it is. */
+static bool is_message(const struct redis_log *log, const char *json, size_t len) {
+    return json && len >= 2 && len <= log->options.entry_max && json[0] == '{' &&
+           json[len - 1] == '}' && utf8_is_valid(json, len);
+}
+
+static void queue_entry(struct redis_log *log, const char *json, size_t len, bool is_new) {
+    struct waiting *waiting = malloc(sizeof(*waiting) + len);
+    if (!waiting) {
+        log_error("chatlog", "no_memory");
+        log->must_reload = true; /* it comes again */
+        return;
+    }
+    waiting->is_new = is_new;
+    waiting->len = len;
+    memcpy(waiting->json, json, len);
+    DL_APPEND(log->waiting, waiting);
+    log->waiting_count++;
+}
+
+/* While the log is read again, of what is known only the newest is kept, which the history may
+ * need. */
+static void trim_known(struct redis_log *log) {
+    while (log->waiting && log->waiting_count > (size_t)log->options.history_limit &&
+           !log->waiting->is_new) {
+        struct waiting *waiting = log->waiting;
+        DL_DELETE(log->waiting, waiting);
+        log->waiting_count--;
+        free(waiting);
+    }
+}
+
+static void take_entry(struct redis_log *log, const struct redis_value *entry) {
+    struct stream_id id;
+    size_t len = 0;
+    if (!read_id(redis_value_text(redis_value_at(entry, 0), NULL), &id))
+        return;
+    log->cursor = id;
+    log->seen_since++;
+    if (log->first_reread.ms == 0)
+        log->first_reread = id;
+    const char *json = field_of(entry, "m", &len), *key = field_of(entry, "k", NULL);
+    if (!is_message(log, json, len) || (key && strlen(key) > SEEN_KEY_MAX)) {
+        bad_entries.value++;
+        return;
+    }
+    /* An older or another writer may leave k out: its id is as good, but does not survive a retry.
+     */
+    char own[ID_TEXT_MAX];
+    if (!key) {
+        id_text(id, own);
+        key = own;
+    }
+    if (!seen_find(log->seen, key)) {
+        seen_add(log->seen, key, id);
+        queue_entry(log, json, len, true);
+    } else if (log->is_rereading) {
+        queue_entry(log, json, len, false);
+        trim_known(log);
+    } else {
+        repeats.value++;
+    }
+}
+
+static void take_entries(struct redis_log *log, const struct redis_value *entries, size_t from) {
+    size_t count = redis_value_count(entries);
+    for (size_t i = from; i < count; i++)
+        take_entry(log, redis_value_at(entries, i));
+    if (count > from) {
+        uint64_t wall_ms = (uint64_t)time(NULL) * 1000;
+        lag.value = wall_ms > log->cursor.ms ? (wall_ms - log->cursor.ms) / 1000 : 0;
+        count_rate(log, (int)(count - from));
+    }
+    log->events->on_pending(log->user);
+}
+
+static void begin_reread(struct redis_log *log, const char *why, bool must_reload) {
+    if (log->is_rereading)
+        return;
+    log_warn("chatlog", "reading_again", log_str("why", why));
+    resets.value++;
+    log->is_rereading = true;
+    log->must_reload = must_reload;
+    log->has_baseline = false;
+    log->cursor = log->first_reread = (struct stream_id){0, 0};
+    seen_begin(log->seen);
+}
+
+/* Everything that the stream has is read. */
+static void end_reread(struct redis_log *log) {
+    struct waiting *waiting, *next;
+    size_t lost = seen_end(log->seen, log->first_reread);
+    if (lost > (size_t)log->options.log_maxlen)
+        lost = (size_t)log->options.log_maxlen; /* what is older was not in the stream anyway */
+    log->is_rereading = false;
+    lost_entries.value += lost;
+    if (lost > 0 || log->must_reload) {
+        log_error("chatlog", "entries_lost", log_int("known", (int64_t)lost));
+        log->must_reload = false;
+        log->events->on_lost(log->user);
+        return;
+    }
+    /* Nothing is missing: only what is new is handed on. */
+    DL_FOREACH_SAFE(log->waiting, waiting, next) {
+        if (waiting->is_new)
+            continue;
+        DL_DELETE(log->waiting, waiting);
+        log->waiting_count--;
+        free(waiting);
+    }
+}
+
+/* An error reply to a read or an audit. */
+static void on_follow_error(struct redis_log *log, const struct redis_value *reply) {
+    const char *text = redis_value_text(reply, NULL);
+    if (log->is_following_well)
+        log_warn("chatlog", "cannot_follow", log_str("error", text));
+    log->is_following_well = false;
+    pause_reading(log, 500);
+    if (redis_value_is_error(reply, "UNBLOCKED") || redis_value_is_error(reply, "NOAUTH") ||
+        redis_value_is_error(reply, "LOADING") || redis_value_is_error(reply, "MASTERDOWN")) {
+        redis_drop(log->follow, text);
+        redis_drop(log->publish, text);
+    }
+}
+
+/* All of the stream is here when a read without waiting gives less than it might. */
+static void reached_end(struct redis_log *log) {
+    if (log->is_rereading)
+        end_reread(log);
+    if (!log->is_loaded)
+        log_info("chatlog", "loaded", log_int("entries", log->seen_since));
+    log->is_loaded = true;
+}
+
+static void on_read(void *user, const struct redis_value *reply) {
+    struct redis_log *log = user;
+    log->is_asking = false;
+    if (!reply)
+        return;
+    if (redis_value_type(reply) == REDIS_FAILED) {
+        on_follow_error(log, reply);
+        return;
+    }
+    log->is_following_well = true;
+    /* [[key, [entry, ...]]], or null when there is nothing */
+    const struct redis_value *entries = redis_value_at(redis_value_at(reply, 0), 1);
+    size_t count = redis_value_count(entries);
+    take_entries(log, entries, 0);
+    if (count < READ_COUNT && (!log->is_loaded || log->is_rereading))
+        reached_end(log);
+    if (log->rate >= BUSY_RATE && count < READ_COUNT)
+        pause_reading(log, BUSY_PAUSE_MS);
+}
+
+static void read_on(struct redis_log *log) {
+    char after[ID_TEXT_MAX], count[16], block[16];
+    id_text(log->cursor, after);
+    snprintf(count, sizeof(count), "%d", READ_COUNT);
+    snprintf(block, sizeof(block), "%d", BLOCK_MS);
+    bool waits = log->is_loaded && !log->is_rereading;
+    int status =
+        waits ? redis_send_words(log->follow, BLOCK_MS + REPLY_MS, on_read, log, "XREAD", "COUNT",
+                                 count, "BLOCK", block, "STREAMS", log->key, after, NULL)
+              : redis_send_words(log->follow, REPLY_MS, on_read, log, "XREAD", "COUNT", count,
+                                 "STREAMS", log->key, after, NULL);
+    log->is_asking = status == CHAT_OK;
+}
+
+/* ---- the audit
+ * ------------------------------------------------------------------------------------------------
+ */
+
+/* What XINFO STREAM says of a stream. */
+struct stream_info {
+    int64_t entries_added;
+    struct stream_id last, first;
+};
+
+static bool read_info(const struct redis_value *list, struct stream_info *info) {
+    *info = (struct stream_info){.entries_added = -1};
+    for (size_t i = 0; i + 1 < redis_value_count(list); i += 2) {
+        const char *name = redis_value_text(redis_value_at(list, i), NULL);
+        const struct redis_value *value = redis_value_at(list, i + 1);
+        if (strcmp(name, "entries-added") == 0)
+            info->entries_added = redis_value_number(value);
+        else if (strcmp(name, "last-generated-id") == 0)
+            read_id(redis_value_text(value, NULL), &info->last);
+        else if (strcmp(name, "first-entry") == 0)
+            read_id(redis_value_text(redis_value_at(value, 0), NULL), &info->first);
+    }
+    return info->entries_added >= 0;
+}
+
+static bool has_cursor(const struct redis_log *log) {
+    return log->cursor.ms != 0;
+}
+
+static void audit_count(struct redis_log *log, const struct stream_info *info) {
+    int64_t added = info->entries_added - log->baseline_added;
+    if (log->has_baseline && added > log->seen_since) {
+        int64_t missing = added - log->seen_since;
+        gaps.value++;
+        lost_entries.value += (uint64_t)missing;
+        log_error("chatlog", "gap", log_int("entries", missing));
+        begin_reread(log, "entries were gone before they were read", true);
+        return;
+    }
+    if (log->has_baseline && added < log->seen_since) {
+        begin_reread(log, "the stream has counted less than we have read", false);
+        return;
+    }
+    log->has_baseline = true;
+    log->baseline_added = info->entries_added;
+    log->seen_since = 0;
+}
+
+static void on_audit_stream(struct redis_log *log, const struct stream_info *info,
+                            const struct redis_value *entries) {
+    struct stream_id first = {0, 0};
+    read_id(redis_value_text(redis_value_at(redis_value_at(entries, 0), 0), NULL), &first);
+    bool cursor_there = has_cursor(log) && stream_id_compare(first, log->cursor) == 0;
+    if (has_cursor(log) && stream_id_compare(info->last, log->cursor) < 0) {
+        begin_reread(log, "the stream ends before the last entry we have read", false);
+        return;
+    }
+    if (has_cursor(log) && !cursor_there &&
+        (info->first.ms == 0 || stream_id_compare(info->first, log->cursor) <= 0)) {
+        begin_reread(log, "the last entry we have read is not there", false);
+        return;
+    }
+    take_entries(log, entries, cursor_there ? 1 : 0);
+    if (redis_value_count(entries) < AUDIT_COUNT)
+        audit_count(log, info);
+}
+
+static void on_audited(void *user, const struct redis_value *reply) {
+    struct redis_log *log = user;
+    const struct redis_value *info_reply = redis_value_at(reply, 0);
+    struct stream_info info;
+    log->is_asking = false;
+    if (!reply)
+        return;
+    if (redis_value_type(reply) != REDIS_LIST) {
+        on_follow_error(log, reply);
+        return;
+    }
+    if (redis_value_type(info_reply) == REDIS_FAILED &&
+        strstr(redis_value_text(info_reply, NULL), "no such key")) {
+        log->is_following_well = true; /* a chat without any message yet, or one that was deleted */
+        if (has_cursor(log))
+            begin_reread(log, "the stream is gone", false);
+        else if (!log->is_rereading)
+            log->has_baseline = true, log->baseline_added = log->seen_since = 0;
+        return;
+    }
+    if (redis_value_type(info_reply) != REDIS_LIST || !read_info(info_reply, &info)) {
+        on_follow_error(log, info_reply);
+        return;
+    }
+    log->is_following_well = true;
+    on_audit_stream(log, &info, redis_value_at(reply, 1));
+}
+
+/* In one transaction, so that the count and the entries are of one moment. */
+static void audit(struct redis_log *log) {
+    char from[ID_TEXT_MAX], count[16];
+    id_text(log->cursor, from);
+    snprintf(count, sizeof(count), "%d", AUDIT_COUNT);
+    log->audited_ms = now_ms(log);
+    redis_send_words(log->follow, REPLY_MS, NULL, log, "MULTI", NULL);
+    redis_send_words(log->follow, REPLY_MS, NULL, log, "XINFO", "STREAM", log->key, NULL);
+    redis_send_words(log->follow, REPLY_MS, NULL, log, "XRANGE", log->key, from, "+", "COUNT",
+                     count, NULL);
+    log->is_asking =
+        redis_send_words(log->follow, REPLY_MS, on_audited, log, "EXEC", NULL) == CHAT_OK;
+}
+
+/* Asks for what comes next, once all that came before is handed on. */
+static void ask(struct redis_log *log) {
+    bool holds_back = log->waiting && !log->is_rereading;
+    if (log->is_asking || holds_back || !redis_is_up(log->follow) ||
+        uv_is_active((uv_handle_t *)&log->read_again))
+        return;
+    if (log->is_loaded && !log->is_rereading && now_ms(log) - log->audited_ms >= AUDIT_MS)
+        audit(log);
+    else
+        read_on(log);
+}
+
+static void on_follow_up(void *user) {
+    struct redis_log *log = user;
+    up[1].value = 1;
+    if (!is_one_server(log))
+        return;
+    /* Is the stream still the one we knew? The audit says; a re-reading starts anew. */
+    log->audited_ms = 0;
+    uv_timer_stop(&log->read_again);
+    log->has_baseline = log->has_baseline && !log->is_rereading;
+    if (log->is_rereading)
+        log->cursor = log->first_reread = (struct stream_id){0, 0};
+    ask(log);
+}
+
+static void on_follow_down(void *user) {
+    struct redis_log *log = user;
+    up[1].value = 0;
+    reconnects[1].value++;
+    log->is_asking = false;
+}
+
+static bool redis_turn(struct chatlog *base, size_t max_bytes) {
+    struct redis_log *log = redis_log(base);
+    size_t handed = 0;
+    while (!log->is_rereading && log->waiting &&
+           (handed == 0 || handed + log->waiting->len <= max_bytes)) {
+        struct waiting *waiting = log->waiting;
+        DL_DELETE(log->waiting, waiting);
+        log->waiting_count--;
+        handed += waiting->len;
+        log->events->on_entry(log->user, waiting->json, waiting->len, waiting->is_new);
+        free(waiting);
+    }
+    if (!log->is_stopped)
+        ask(log);
+    return log->waiting != NULL && !log->is_rereading;
+}
+
+/* ==== life
+ * =====================================================================================================
+ */
+
+static void on_tick(uv_timer_t *timer) {
+    struct redis_log *log = timer->data;
+    expire(log);
+    if (log->is_holding && log->can_send && log->in_flight == 0 &&
+        now_ms(log) >= log->hold_until_ms) {
+        log->is_holding = false;
+        pump(log);
+    }
+    if (redis_is_up(log->publish))
+        probe(log);
+    ask(log);
+}
+
+static bool redis_is_loaded(const struct chatlog *base) {
+    return ((const struct redis_log *)base)->is_loaded;
+}
+
+static bool redis_is_ready(const struct chatlog *base) {
+    const struct redis_log *log = (const struct redis_log *)base;
+    return log->is_loaded && log->can_send && !log->is_holding && log->is_following_well &&
+           redis_is_up(log->follow) && log->wrote_ms > 0 && now_ms(log) - log->wrote_ms < READY_MS;
+}
+
+static bool redis_is_settled(const struct chatlog *base) {
+    return !((const struct redis_log *)base)->appends;
+}
+
+static void redis_log_stop(struct chatlog *base) {
+    struct redis_log *log = redis_log(base);
+    log->is_stopped = true;
+    if (redis_is_up(log->publish))
+        redis_send_words(log->publish, REPLY_MS, NULL, NULL, "DEL", log->probe_key, NULL);
+    redis_stop(log->publish);
+    redis_stop(log->follow);
+    uv_close((uv_handle_t *)&log->tick, NULL);
+    uv_close((uv_handle_t *)&log->read_again, NULL);
+}
+
+static void redis_log_free(struct chatlog *base) {
+    struct redis_log *log = redis_log(base);
+    struct append *append, *next_append;
+    struct waiting *waiting, *next_waiting;
+    DL_FOREACH_SAFE(log->appends, append, next_append) free(append);
+    DL_FOREACH_SAFE(log->waiting, waiting, next_waiting) free(waiting);
+    seen_free(log->seen);
+    redis_free(log->publish);
+    redis_free(log->follow);
+    free(log);
+}
+
+struct redis *chatlog_redis_publisher(struct chatlog *base) {
+    return redis_log(base)->publish;
+}
+
+struct chatlog *chatlog_redis_new(const struct chatlog_redis_options *options, uv_loop_t *loop,
+                                  const struct chatlog_events *events, void *user) {
+    static const struct chatlog_ops ops = {.append = redis_append,
+                                           .turn = redis_turn,
+                                           .is_loaded = redis_is_loaded,
+                                           .is_ready = redis_is_ready,
+                                           .is_settled = redis_is_settled,
+                                           .stop = redis_log_stop,
+                                           .free = redis_log_free};
+    static const struct redis_events publish_events = {on_publish_up, on_publish_down};
+    static const struct redis_events follow_events = {on_follow_up, on_follow_down};
+    uint64_t nonce = 0;
+    struct redis_log *log = calloc(1, sizeof(*log));
+    if (!log || getrandom(&nonce, sizeof(nonce), 0) != sizeof(nonce)) {
+        free(log);
+        return NULL;
+    }
+    log->base.ops = &ops;
+    log->options = *options;
+    log->loop = loop;
+    log->events = events;
+    log->user = user;
+    snprintf(log->nonce, sizeof(log->nonce), "%016" PRIx64, nonce);
+    snprintf(log->key, sizeof(log->key), "chat:{%s}", options->chat_name);
+    snprintf(log->probe_key, sizeof(log->probe_key), "chat:{%s}:probe:%s", options->chat_name,
+             log->nonce);
+    snprintf(log->maxlen, sizeof(log->maxlen), "%d", options->log_maxlen);
+    log->is_following_well = true;
+    log->seen = seen_new(2 * (size_t)options->log_maxlen);
+    log->publish = redis_new(loop, "publish", options->url, &publish_events, log);
+    log->follow = redis_new(loop, "follow", options->url, &follow_events, log);
+    if (!log->seen || !log->publish || !log->follow)
+        return NULL; /* the process is about to exit */
+    uv_timer_init(loop, &log->tick);
+    uv_timer_init(loop, &log->read_again);
+    log->tick.data = log->read_again.data = log;
+    uv_timer_start(&log->tick, on_tick, TICK_MS, TICK_MS);
+    return &log->base;
+}

@@ -1,0 +1,83 @@
+#include "ws-broker/seen.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <uthash.h>
+
+#include "shared/status.h"
+
+struct seen_key {
+    char key[SEEN_KEY_MAX + 1];
+    struct stream_id id;
+    unsigned reading;  /* the last one in which it was found */
+    UT_hash_handle hh; /* the oldest first */
+};
+
+struct seen {
+    struct seen_key *by_key;
+    size_t capacity;
+    unsigned reading;
+};
+
+int stream_id_compare(struct stream_id a, struct stream_id b) {
+    if (a.ms != b.ms)
+        return a.ms < b.ms ? -1 : 1;
+    return a.seq < b.seq ? -1 : a.seq > b.seq;
+}
+
+struct seen *seen_new(size_t capacity) {
+    struct seen *seen = calloc(1, sizeof(*seen));
+    if (seen)
+        seen->capacity = capacity;
+    return seen;
+}
+
+static void forget(struct seen *seen, struct seen_key *key) {
+    HASH_DEL(seen->by_key, key);
+    free(key);
+}
+
+void seen_free(struct seen *seen) {
+    if (!seen)
+        return;
+    while (seen->by_key)
+        forget(seen, seen->by_key);
+    free(seen);
+}
+
+bool seen_find(struct seen *seen, const char *text) {
+    struct seen_key *key;
+    HASH_FIND_STR(seen->by_key, text, key);
+    if (key)
+        key->reading = seen->reading;
+    return key != NULL;
+}
+
+int seen_add(struct seen *seen, const char *text, struct stream_id id) {
+    struct seen_key *key = calloc(1, sizeof(*key));
+    if (!key)
+        return CHAT_ENOMEM;
+    strncpy(key->key, text, SEEN_KEY_MAX);
+    key->id = id;
+    key->reading = seen->reading;
+    HASH_ADD_STR(seen->by_key, key, key);
+    if (HASH_COUNT(seen->by_key) > seen->capacity)
+        forget(seen, seen->by_key);
+    return CHAT_OK;
+}
+
+void seen_begin(struct seen *seen) {
+    seen->reading++;
+}
+
+size_t seen_end(struct seen *seen, struct stream_id first) {
+    size_t lost = 0;
+    struct seen_key *key, *next;
+    HASH_ITER(hh, seen->by_key, key, next) {
+        if (key->reading == seen->reading || stream_id_compare(key->id, first) < 0)
+            continue;
+        forget(seen, key);
+        lost++;
+    }
+    return lost;
+}

@@ -1,0 +1,46 @@
+/*
+ * seen.h: the keys of the newest log entries, so that an entry that stands in the log twice is
+ * taken once, and one that has vanished is missed.
+ *
+ * Remembers the newest `capacity` keys with the ids that their entries have. Pure memory; loop
+ * thread only.
+ */
+#ifndef HLCHAT_SEEN_H
+#define HLCHAT_SEEN_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/** An id of a Redis stream's entry. */
+struct stream_id {
+    uint64_t ms, seq;
+};
+
+enum { SEEN_KEY_MAX = 63 };
+
+struct seen;
+
+/** NULL: no memory. */
+struct seen *seen_new(size_t capacity);
+void seen_free(struct seen *seen);
+
+/** Whether this key is remembered; then its entry counts as found in the re-reading that is under
+ * way. */
+bool seen_find(struct seen *seen, const char *key);
+/** Remembers a key (at most SEEN_KEY_MAX bytes) that is not; the oldest is forgotten. 0 or
+ * CHAT_ENOMEM. */
+int seen_add(struct seen *seen, const char *key, struct stream_id id);
+
+/** A re-reading of the whole log begins: nothing of it is found yet. */
+void seen_begin(struct seen *seen);
+/**
+ * It has ended: how many remembered entries with an id of `first` or later were not found. They are
+ * forgotten.
+ */
+size_t seen_end(struct seen *seen, struct stream_id first);
+
+/** < 0, 0, > 0 as a is before, the same as, after b. */
+int stream_id_compare(struct stream_id a, struct stream_id b);
+
+#endif
