@@ -86,12 +86,14 @@ check: ## the quick part of the tests: unit and lint
 	@+$(MAKE) --no-print-directory --silent all unit-programs $(VENV)/stamp
 	@tests/run.sh lint unit
 
-.PHONY: unit unit-programs e2e smoke lint format
+.PHONY: unit unit-programs e2e chaos smoke lint format
 unit: unit-programs ## only the unit tests
 	@tests/run.sh unit
 unit-programs: need-build $(UNIT_TESTS)
 e2e: all $(VENV)/stamp ## only the end-to-end tests (PYTEST="-k history" for some)
 	@tests/run.sh e2e
+chaos: all $(VENV)/stamp ## break one thing after the other under load, about 5 minutes
+	@tests/run.sh chaos
 smoke: all $(VENV)/stamp ## only the smoke tests
 	@tests/run.sh smoke
 lint: $(VENV)/stamp ## formatting, shell, Python and banned calls

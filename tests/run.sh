@@ -1,7 +1,7 @@
 #!/bin/bash
 # Runs parts of the tests, one after the other, and closes with one total:
 #
-#     tests/run.sh [lint] [unit] [e2e] [smoke]        (all four when none is named)
+#     tests/run.sh [lint] [unit] [e2e] [chaos] [smoke]        (all but chaos when none is named)
 #
 # `make test` and its relatives build first and then call this. A failing part does not keep the
 # next one from running. Exit 1 when a test failed or a part found nothing to run.
@@ -115,12 +115,23 @@ run_unit() {
 
 # e2e ----------------------------------------------------------------------------------------------
 
+# The quick ones of the chaos tests are among them.
 run_e2e() {
-    local report=$HLCHAT_BUILD/e2e.xml args=() counts
+    # A class shares one running stack, so it stays with one worker.
+    run_pytest e2e tests/e2e tests/chaos -n "${PYTEST_WORKERS:-2}" --dist loadscope -m "not long"
+}
+
+# chaos: one at a time, because it measures how long things take.
+run_chaos() {
+    run_pytest chaos tests/chaos
+}
+
+run_pytest() { # name arguments...
+    local report=$HLCHAT_BUILD/$1.xml args=() counts
+    shift
     [[ -n ${PYTEST:-} ]] && mapfile -t args < <(xargs -n 1 printf '%s\n' <<<"$PYTEST")
     rm -f "$report"
-    # A class shares one running stack, so it stays with one worker.
-    pytest tests/e2e -n "${PYTEST_WORKERS:-2}" --dist loadscope --junit-xml "$report" "${args[@]}"
+    pytest --junit-xml "$report" "$@" "${args[@]}"
     counts=$(python3 - "$report" <<'PYTHON'
 import sys
 import xml.etree.ElementTree as xml
@@ -162,9 +173,9 @@ run_smoke() {
 (($# > 0)) || set -- lint unit e2e smoke
 for part in "$@"; do
     case $part in
-    lint | unit | e2e | smoke) ;;
+    lint | unit | e2e | chaos | smoke) ;;
     *)
-        echo "usage: tests/run.sh [lint] [unit] [e2e] [smoke]" >&2
+        echo "usage: tests/run.sh [lint] [unit] [e2e] [chaos] [smoke]" >&2
         exit 2
         ;;
     esac

@@ -22,6 +22,9 @@ history) and should use names of their own. Clients are closed after each test.
   (SIGTERM, and our programs must exit with 0), `kill()`, `start()` again on the same ports, `pid`,
   `log()`, `rss()`.
 - `until(what, probe)` polls with a deadline: never sleep for luck.
+- With STORE="redis" a Redis of the stack's own runs too: `stack.redis.call("XLEN", key)`. It is a
+  `Program` as well, so it can be killed and started again (with its append-only file); any program
+  can be paused (SIGSTOP) and resumed. See Stack for replicas, and for a relay in front of it.
 - At the end every program is stopped like that; one that died by itself, or a sanitizer's report
   in any log, fails the test. Logs are shown with a failure.
 
@@ -30,7 +33,6 @@ Client helpers are in client.py.
 
 import http.client
 import os
-import random
 import re
 import shutil
 import signal
@@ -42,6 +44,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client import Client, RawClient
+from port import Port
+from relay import Relay
+from resp import Connection, RedisError
 
 REPO = Path(__file__).resolve().parents[2]
 BUILD = REPO / os.environ.get("HLCHAT_BUILD", "build")
@@ -72,30 +77,6 @@ def until(what, probe, timeout=10.0, interval=0.02):
 
 
 # Addresses ----------------------------------------------------------------------------------------
-
-
-class Port:
-    """A free port of 127.0.0.1, ours until it is released.
-
-    Taken below the range from which the kernel picks ports for outgoing connections. Test runs
-    side by side agree by an abstract socket of the same number, which goes away with the process.
-    """
-
-    def __init__(self):
-        while True:
-            self.number = random.randrange(10000, 32000)
-            self._claim = socket.socket(socket.AF_UNIX)
-            try:
-                self._claim.bind(f"\0hlchat-test-port-{self.number}")
-                with socket.socket() as probe:
-                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                    probe.bind(("127.0.0.1", self.number))
-                return
-            except OSError:
-                self._claim.close()
-
-    def release(self):
-        self._claim.close()
 
 
 @dataclass
@@ -149,12 +130,13 @@ class Program:
         self.log_path = stack.folder / f"{name}.log"
         self.ports = {}
         self.problems = []  # found while it ran, reported by Stack.close
+        self.paused, self.resumed_at = False, 0.0
         self._process = None
         self._ever_ready = False
 
     # what a kind of program defines
     port_names = ()
-    exit_status = 0  # after SIGTERM
+    exit_statuses = (0,)  # after SIGTERM
 
     def command(self):
         raise NotImplementedError
@@ -255,7 +237,16 @@ class Program:
         """SIGTERM; the exit status must be the right one."""
         self.signal()
         status = self.wait(timeout)
-        assert status == self.exit_status, f"{self.name}: exit status {status}\n{self.log()}"
+        assert status in self.exit_statuses, f"{self.name}: exit status {status}\n{self.log()}"
+
+    def pause(self):
+        """SIGSTOP: it is there and does nothing."""
+        self.paused = True
+        self.signal(signal.SIGSTOP)
+
+    def resume(self):
+        self.signal(signal.SIGCONT)
+        self.paused, self.resumed_at = False, time.monotonic()
 
     def kill(self):
         """SIGKILL, as by the kernel."""
@@ -277,13 +268,14 @@ class Program:
         if self._exited():
             self.problems.append(f"{self.name} died by itself, exit status {self.wait()}")
         else:
+            self.resume()
             self.signal()
 
     def _finish_end(self):
         if self._process is not None:
             try:
                 status = self.wait()
-                if status != self.exit_status:
+                if status not in self.exit_statuses:
                     self.problems.append(f"{self.name}: exit status {status} after SIGTERM")
             except AssertionError as problem:
                 self.problems.append(str(problem))
@@ -328,7 +320,80 @@ class Api(Server):
         return True
 
 
+class Redis(Program):
+    """A private Redis. `config`: lines of redis.conf, {"maxmemory": "1mb"}, beside ours."""
+
+    port_names = ("port",)
+
+    def __init__(self, stack, name, config=()):
+        super().__init__(stack, name)
+        self.config = dict(config)
+        self.password = self.config.get("requirepass")  # what call() authenticates with
+        self.unix = str(stack.folder / f"{name}.sock")
+
+    def address(self):
+        return ("127.0.0.1", self.ports["port"].number)
+
+    def url(self):
+        return f"redis://127.0.0.1:{self.address()[1]}"
+
+    def command(self):
+        program = REPO / "shared" / "scripts" / "redis-server.sh"
+        folder = self.stack.folder / self.name
+        folder.mkdir(exist_ok=True)
+        config = {
+            "port": self.address()[1],
+            "bind": "127.0.0.1",
+            "unixsocket": self.unix,
+            "dir": folder,
+            "save": '""',
+            "appendonly": "yes",
+            "appendfsync": "everysec",
+            "repl-diskless-sync-delay": 0,
+            **self.config,
+        }
+        # Not arguments: passwords would be there for all to see.
+        file = folder / "redis.conf"
+        file.write_text("".join(f"{name} {value}\n" for name, value in config.items()))
+        return [str(program), str(file)]
+
+    def environment(self):
+        return {}
+
+    def is_ready(self):
+        try:
+            role = self.call("ROLE")
+        except RedisError:  # LOADING
+            return False
+        return role[0] == "master" or role[3] == "connected"
+
+    def open(self, timeout=5.0):
+        """A connection with all rights."""
+        connection = Connection(self.address(), timeout)
+        if self.password is not None:
+            connection.call("AUTH", self.password)
+        return connection
+
+    def call(self, *words):
+        """One command on a connection of its own."""
+        with self.open() as connection:
+            return connection.call(*words)
+
+    def transaction(self, *commands):
+        """MULTI, the commands, EXEC: their replies."""
+        with self.open() as connection:
+            connection.call("MULTI")
+            for words in commands:
+                connection.call(*words)
+            return connection.call("EXEC")
+
+
 class Broker(Server):
+    def __init__(self, stack, name, settings=()):
+        super().__init__(stack, name)
+        self.settings = dict(settings)  # its own, above those of the stack
+        self.wait_ready = True  # False: start() waits until it lives only
+
     @property
     def port_names(self):
         return ("ops",) if self.stack.unix else ("listen", "ops")
@@ -337,14 +402,17 @@ class Broker(Server):
         return [str(BUILD / "ws-broker")]
 
     def environment(self):
+        redis = {"REDIS_URL": self.stack.redis_url()} if self.stack.redis else {}
         return {
+            **redis,
             **self.stack.settings,
+            **self.settings,
             "LISTEN": self.setting("listen"),
             "OPS_LISTEN": self.setting("ops"),
         }
 
     def is_ready(self):
-        return self.http("/readyz").status == 200
+        return self.http("/readyz" if self.wait_ready else "/healthz").status == 200
 
     def http(self, path, method="GET", headers=None):
         return http_request(self.address(), method, path, headers)
@@ -361,7 +429,6 @@ class Broker(Server):
 
 class HAProxy(Program):
     port_names = ("http", "ops")
-    exit_status = -signal.SIGTERM  # without its master process it leaves by the signal
 
     def address(self):
         return ("127.0.0.1", self.ports["http"].number)
@@ -370,7 +437,38 @@ class HAProxy(Program):
         path = os.environ["PATH"] + ":/usr/sbin:/sbin"
         program = shutil.which("haproxy", path=path)
         assert program, "haproxy is not installed: run make deps"
-        return [program, "-db", "-f", str(REPO / "haproxy" / "haproxy.cfg")]
+        master = ["-W", "-S", self._master] if self.stack.reload else []
+        return [program, *master, "-db", "-f", str(REPO / "haproxy" / "haproxy.cfg")]
+
+    @property
+    def exit_statuses(self):
+        # Without its master process it leaves by the signal; the master says how its last worker
+        # left, or the one before a reload.
+        return (128 + signal.SIGTERM, 0) if self.stack.reload else (-signal.SIGTERM,)
+
+    @property
+    def _master(self):
+        return str(self.stack.folder / "master.sock")
+
+    def workers(self):
+        """The pids that the master tells of; none before it is past its own start."""
+        try:
+            with open_socket(self._master) as sock:
+                sock.sendall(b"show proc\n")
+                sock.shutdown(socket.SHUT_WR)
+                return re.findall(r"^(\d+) +worker ", sock.makefile().read(), re.MULTILINE)
+        except OSError:
+            return []
+
+    def reload(self):
+        """As `systemctl reload`; returns when a new worker serves beside the old ones."""
+        before = set(self.workers())
+        self.signal(signal.SIGUSR2)
+        until("HAProxy has a new worker", lambda: set(self.workers()) - before)
+        until("it serves", self.is_ready)
+
+    def _has_its_ports(self):
+        return self.workers() if self.stack.reload else super()._has_its_ports()
 
     def environment(self):
         ports = {name: port.number for name, port in self.ports.items()}
@@ -399,25 +497,53 @@ class Stack:
 
     Keyword arguments in upper case are settings (design: the names of --help) for all programs.
     api, haproxy: False leaves that one out (its address stays, `stack.api.start()` starts it).
-    brokers: how many. unix: api-fcgi and the brokers listen on unix sockets instead of ports.
+    brokers: how many; none and `stack.add_broker(...)` for some with settings of their own.
+    unix: api-fcgi and the brokers listen on unix sockets instead of ports.
+    reload: HAProxy has a master process, so that `stack.haproxy.reload()` works.
+
+    With STORE="redis": `redis` is its configuration as a dict, or False to leave it out (its
+    address stays). replicas: how many follow it, each through a relay (`stack.replicas[0].relay`).
+    relay: the brokers reach Redis through `stack.relay` (relay.py).
     """
 
     live = []  # for conftest.py: whose logs to show, whose clients to close
 
-    def __init__(self, *, api=True, haproxy=True, brokers=1, unix=False, **settings):
+    def __init__(
+        self,
+        *,
+        api=True,
+        haproxy=True,
+        brokers=1,
+        unix=False,
+        reload=False,
+        redis=(),
+        replicas=0,
+        relay=False,
+        **settings,
+    ):
         unknown = [name for name in settings if not name.isupper()]
         assert not unknown, f"not a setting: {unknown}"
         # Not pytest's tmp_path: that one can be too long for a unix socket.
         self.folder = Path(tempfile.mkdtemp(prefix="hlchat-test-"))
         self.settings = settings
         self.unix = unix
+        self.reload = reload
         self.clients = []
         self.api = Api(self, "api-fcgi")
         self.brokers = [Broker(self, f"ws-broker-{i}") for i in range(1, brokers + 1)]
         self.haproxy = HAProxy(self, "haproxy")
-        self._wanted = {self.api: api, self.haproxy: haproxy}
+        self.redis, self.replicas, self.relay = None, [], None
+        if settings.get("STORE") == "redis":
+            self.redis = Redis(self, "redis", redis or ())
+            self.replicas = [Redis(self, f"replica-{i}") for i in range(1, replicas + 1)]
+        self._wanted = {self.api: api, self.haproxy: haproxy, self.redis: redis is not False}
         for program in self.programs:
             program._pick_ports()
+        if self.redis and relay:
+            self.relay = Relay(self.redis.address)
+        for replica in self.replicas:
+            replica.relay = Relay(self.redis.address)
+            replica.config["replicaof"] = "{} {}".format(*replica.relay.address)
 
     @property
     def broker(self):
@@ -425,7 +551,22 @@ class Stack:
 
     @property
     def programs(self):
-        return [self.api, *self.brokers, self.haproxy]
+        stores = [self.redis, *self.replicas] if self.redis else []
+        return [*stores, self.api, *self.brokers, self.haproxy]
+
+    def redis_url(self):
+        """Where the brokers find Redis."""
+        if self.relay:
+            return "redis://{}:{}".format(*self.relay.address)
+        return self.redis.url()
+
+    def add_broker(self, *, wait_ready=True, **settings):
+        """Starts one more, which HAProxy does not know; see Broker."""
+        broker = Broker(self, f"ws-broker-{len(self.brokers) + 1}", settings)
+        broker.wait_ready = wait_ready
+        broker._pick_ports()
+        self.brokers.append(broker)
+        return broker.start()
 
     def __enter__(self):
         Stack.live.append(self)
@@ -445,10 +586,16 @@ class Stack:
 
     def _end(self):
         self.close_clients()
-        for program in self.programs:
-            program._begin_end()
-        for program in self.programs:
-            program._finish_end()
+        # The store last: a broker finishes what it has begun.
+        stores = [self.redis, *self.replicas] if self.redis else []
+        for group in ([p for p in self.programs if p not in stores], stores):
+            for program in group:
+                program._begin_end()
+            for program in group:
+                program._finish_end()
+        for relay in [self.relay, *(replica.relay for replica in self.replicas)]:
+            if relay:
+                relay.close()
         problems = [problem for program in self.programs for problem in program.problems]
         if problems:
             problems += [f"--- {name}\n{text}" for name, text in self.logs()]
@@ -468,14 +615,23 @@ class Stack:
         return http_request(self.haproxy.address(), method, path, headers, body)
 
     def connect(self, token=None, *, direct=False, raw=False, rcvbuf=None, **options):
-        """A client on /chat, logged in when a token is given; see client.py for `options`."""
-        address = (self.broker if direct else self.haproxy).address()
+        """A client on /chat, logged in when a token is given; see client.py for `options`.
+
+        direct: not through HAProxy; True is the first broker, else the broker to connect to.
+        """
+        server = self.broker if direct is True else direct or self.haproxy
+        address = server.address()
         sock = self._socket(address, rcvbuf)
         client = (RawClient if raw else Client)(sock, **options)
         self.clients.append(client)
         if token is not None:
             client.login(token)
         return client
+
+    def connect_each(self, *tokens):
+        """A client on each broker, straight to it."""
+        pairs = zip(tokens, self.brokers, strict=True)
+        return [self.connect(token, direct=broker) for token, broker in pairs]
 
     def _socket(self, address, rcvbuf):
         if rcvbuf is None:

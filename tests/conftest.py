@@ -1,4 +1,4 @@
-"""Fixtures of the end-to-end tests; what a stack is and can do stands in stack.py."""
+"""Fixtures of the end-to-end and chaos tests; what a stack is and can do: e2e/stack.py."""
 
 from contextlib import ExitStack
 

@@ -1,0 +1,28 @@
+"""The fixture of the chaos tests, and a table of what they measured."""
+
+import pytest
+from trial import Trial
+
+
+@pytest.fixture
+def chaos(start_stack, record_property):
+    run = Trial(start_stack, record_property)
+    yield run
+    run.close()
+
+
+def pytest_terminal_summary(terminalreporter):
+    rows = [
+        (report.nodeid.partition("::")[2].removeprefix("test_"), dict(report.user_properties))
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if getattr(report, "when", None) == "call"
+    ]
+    rows = [(name, properties["chaos"]) for name, properties in rows if "chaos" in properties]
+    if not rows:
+        return
+    terminalreporter.section("chaos")
+    columns = list(rows[0][1])
+    terminalreporter.write_line(f"{'':48}" + "".join(f"{c:>11}" for c in columns))
+    for name, told in rows:
+        terminalreporter.write_line(f"{name:48}" + "".join(f"{told[c]!s:>11}" for c in columns))

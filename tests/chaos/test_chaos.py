@@ -1,0 +1,256 @@
+"""One fault at a time, under load; what must hold stands in checker.py.
+
+`since` is when a writable master answered again (or when the fault was over, for faults that leave
+it alone): from then on recovery is counted.
+"""
+
+import time
+
+import pytest
+from stack import until
+from trial import KEY
+
+UNAVAILABLE = "unavailable"
+UNSURE = "not confirmed"
+
+
+def down(seconds):
+    """How long a fault lasts."""
+    time.sleep(seconds)
+
+
+def now():
+    return time.monotonic()
+
+
+# Brokers ------------------------------------------------------------------------------------------
+
+
+def test_kill_a_broker(chaos):
+    stack, crowd = chaos.start()
+    victim = stack.brokers[1]
+    there = int(victim.metrics()["hlchat_connections"])
+    assert there > len(crowd.members) / 6, "clients are spread over the brokers"
+    crowd.burst()
+    victim.kill()
+    since = now()
+    others = crowd.recovered(since, [0, 2])
+    victim.start()
+    back = crowd.all_back(since)
+    print(f"the others {others:.2f} s, all clients are back after {back:.2f} s")
+    since = now()
+    chaos.end(crowd.recovered(since), stayed=len(crowd.members) - there)
+
+
+@pytest.mark.long
+def test_a_broker_stalls_for_longer_than_the_log_is_deep(chaos):
+    """It must say so, and its clients come back to a chat without holes."""
+    stack, crowd = chaos.start(brokers=2, LOG_MAXLEN=100, HISTORY_LIMIT=100)
+    victim = stack.brokers[1]
+    there = int(victim.metrics()["hlchat_connections"])
+    newest = stack.redis.call("XREVRANGE", KEY, "+", "-", "COUNT", 1)[0][0]
+    victim.pause()
+
+    def trimmed():
+        crowd.burst(each=3)
+        oldest = stack.redis.call("XRANGE", KEY, "-", "+", "COUNT", 1)[0][0]
+        return [int(n) for n in oldest.split("-")] > [int(n) for n in newest.split("-")]
+
+    until("the log is past what it has seen", trimmed, 20, interval=0.2)
+    down(0.5)
+    victim.resume()
+    since = now()
+    recovery = crowd.recovered(since)
+    crowd.all_back(since)
+    until("it has noticed", lambda: victim.metrics()["hlchat_log_gaps_total"] >= 1, 10)
+    assert victim.metrics()["hlchat_log_lost_entries_total"] >= 1
+    assert "lost" in victim.log()
+    crowd.all_back(since)
+    chaos.end(recovery, stayed=len(crowd.members) - there, errors=[UNAVAILABLE, UNSURE], lost=None)
+    assert 1012 in crowd.closes
+
+
+# Redis --------------------------------------------------------------------------------------------
+
+
+def test_kill_redis_and_restart_it_with_its_file(chaos):
+    stack, crowd = chaos.start()
+    crowd.burst()
+    stack.redis.kill()
+    down(1)
+    stack.redis.start()
+    since = now()
+    chaos.end(crowd.recovered(since))
+
+
+@pytest.mark.long
+def test_redis_stands_still_for_5_s(chaos):
+    stack, crowd = chaos.start()
+    crowd.burst()
+    stack.redis.pause()
+    down(5)
+    stack.redis.resume()
+    since = now()
+    chaos.end(crowd.recovered(since), errors=[UNAVAILABLE, UNSURE])
+
+
+@pytest.mark.long
+def test_flushall(chaos):
+    stack, crowd = chaos.start()
+    crowd.burst()
+    since = now()
+    stack.redis.call("FLUSHALL")
+    chaos.end(crowd.recovered(since), lost=None)
+
+
+def readonly(redis):
+    # Of a master that is not there: nothing is copied from it.
+    redis.call("REPLICAOF", "127.0.0.1", 1)
+    yield
+    redis.call("REPLICAOF", "NO", "ONE")
+
+
+def out_of_memory(redis):
+    redis.call("CONFIG", "SET", "maxmemory", 1)
+    yield
+    redis.call("CONFIG", "SET", "maxmemory", 0)
+
+
+def no_auth(redis):
+    with redis.open() as admin:
+        admin.call("CONFIG", "SET", "requirepass", "changed")
+        admin.call("CLIENT", "KILL", "TYPE", "normal")  # or they stay logged in
+        yield
+        admin.call("CONFIG", "SET", "requirepass", "")
+
+
+def wrong_type(redis):
+    redis.transaction(["RENAME", KEY, "aside"], ["SET", KEY, "a string"])
+    yield
+    redis.transaction(["DEL", KEY], ["RENAME", "aside", KEY])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("fault", [readonly, out_of_memory, no_auth, wrong_type])
+def test_redis_refuses(chaos, fault):
+    """For 2 s: less than what a message waits for."""
+    stack, crowd = chaos.start()
+    crowd.burst()
+    refusing = fault(stack.redis)
+    next(refusing)
+    crowd.burst()
+    until("no broker is ready", lambda: not any(b.is_ready() for b in stack.brokers), 5)
+    down(1)
+    next(refusing, None)
+    since = now()
+    chaos.end(crowd.recovered(since))
+
+
+# The network --------------------------------------------------------------------------------------
+
+
+@pytest.mark.long
+def test_connections_are_cut(chaos):
+    stack, crowd = chaos.start(relay=True)
+    for _ in range(3):
+        crowd.burst()
+        stack.relay.cut()
+        since = now()
+        recovery = crowd.recovered(since)
+    chaos.end(recovery)
+
+
+@pytest.mark.long
+def test_answers_are_lost(chaos):
+    """Redis stored it, and nobody knows."""
+    stack, crowd = chaos.start(relay=True)
+    stack.relay.swallow("down")
+    crowd.burst(each=3)
+    down(0.3)
+    stack.relay.cut()
+    stack.relay.release()
+    since = now()
+    chaos.end(crowd.recovered(since))
+
+
+def late_bytes(chaos, **options):
+    """What was on its way when the connection broke arrives a second after the new one."""
+    stack, crowd = chaos.start(relay=True, **options)
+    stack.relay.hold("up")
+    crowd.burst(each=3)
+    until("messages are on their way", lambda: stack.relay.held().count(b"XADD") >= 3)
+    stack.relay.cut_late()
+    since = now()
+    recovery = crowd.recovered(since)
+    stack.relay.release()
+    return recovery
+
+
+@pytest.mark.long
+def test_bytes_arrive_late(chaos):
+    chaos.end(late_bytes(chaos))
+    assert chaos.metric("hlchat_log_repeats_total") == 0, "the old connection was fenced off"
+
+
+@pytest.mark.long
+def test_bytes_arrive_late_and_client_kill_is_denied(chaos):
+    rights = "on nopass ~* &* +@all -client|kill"
+    recovery = late_bytes(chaos, redis={"user": f"default {rights}"})
+    chaos.end(recovery)
+    assert chaos.metric("hlchat_log_repeats_total") > 0, "the test did not double any"
+    for broker in chaos.stack.brokers:
+        assert "CLIENT KILL" in broker.log()
+
+
+def fail_over(chaos, before_lag=None):
+    """To a replica that lacks the last messages; the old master is gone."""
+    stack, crowd = chaos.start(relay=True, replicas=1)
+    (replica,) = stack.replicas
+    replica.relay.hold("up", "down")
+    if before_lag:
+        before_lag(stack.redis)
+    crowd.talk(until_back=30)
+    crowd.burst()
+    lead_to(chaos, replica)
+    return crowd.recovered(now())
+
+
+def lead_to(chaos, replica):
+    stack = chaos.stack
+    stack.redis.kill()
+    replica.relay.cut()
+    replica.call("REPLICAOF", "NO", "ONE")
+    stack.relay.target = replica.address
+    stack.relay.cut()
+    chaos.store = replica
+
+
+def test_fail_over_to_a_lagging_replica(chaos):
+    chaos.end(fail_over(chaos), lost=None)
+
+
+@pytest.mark.long
+def test_fail_over_to_a_lagging_replica_with_a_slower_clock(chaos):
+    """Its new ids are smaller than those that the brokers have seen."""
+
+    def in_a_minute(redis):
+        redis.call("XSETID", KEY, f"{int(time.time() * 1000) + 60000}-0")
+
+    recovery = fail_over(chaos, in_a_minute)
+    chaos.end(recovery, lost=None)
+
+
+# HAProxy ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.long
+def test_haproxy_reloads(chaos):
+    stack, crowd = chaos.start(reload=True)
+    for i in range(3):
+        crowd.burst()
+        since = now()
+        stack.haproxy.reload()
+        newcomer = stack.connect(f"newcomer {i}")
+        assert newcomer.history(limit=1)
+        newcomer.close()
+    chaos.end(crowd.recovered(since))

@@ -1,0 +1,234 @@
+"""STORE=redis when Redis is away or refuses: what people and operators see."""
+
+import time
+
+import pytest
+from relay import Relay
+from stack import until
+
+KEY = "chat:{main}"
+WAIT_S = 5  # longest that a message waits for the store
+BACK_S = 3  # to publish again once Redis does
+
+
+def status(broker):
+    return broker.http("/readyz").status
+
+
+def not_ready(broker):
+    until("readyz says so", lambda: status(broker) == 503, 5)
+    assert broker.http("/healthz").status == 200
+
+
+def ready(broker):
+    until("it is ready", lambda: status(broker) == 200, BACK_S)
+
+
+def test_down_at_start(start_stack):
+    stack = start_stack(STORE="redis", brokers=0, redis=False, haproxy=False, api=False)
+    broker = stack.add_broker(wait_ready=False)
+    not_ready(broker)
+    ann = stack.connect(direct=broker)
+    ann.send("login", token="ann")
+    assert "try again" in ann.error()
+    assert broker.metrics()['hlchat_redis_up{link="publish"}'] == 0
+    stack.redis.start()
+    ready(broker)
+    ann.login("ann")
+    assert ann.ask("message", message="hi")["message"] == "hi"
+
+
+def test_killed_and_back(start_stack):
+    stack = start_stack(STORE="redis", brokers=2, api=False)
+    clients = stack.connect_each("ann", "bob")
+    clients[0].send("message", message="before")
+    for client in clients:
+        assert client.receive()["message"] == "before"
+
+    stack.redis.kill()
+    began = time.monotonic()
+    clients[0].send("message", message="too early")
+    for client in clients:
+        assert [m["message"] for m in client.history()] == ["before"]
+    for broker in stack.brokers:
+        not_ready(broker)
+        assert broker.metrics()['hlchat_redis_up{link="follow"}'] == 0
+    # People still get in and read.
+    late = stack.connect("late")
+    assert [m["message"] for m in late.history()] == ["before"]
+    error = clients[0].error()
+    waited = time.monotonic() - began
+    assert "unavailable" in error or "not confirmed" in error
+    assert WAIT_S - 1 < waited < WAIT_S + 1
+
+    clients[1].send("message", message="in time")  # and Redis is back before it gives up
+    stack.redis.start()
+    back = time.monotonic()
+    for client in (*clients, late):
+        assert client.receive()["message"] == "in time"
+    recovery = time.monotonic() - back
+    print(f"recovered in {recovery:.2f} s")
+    assert recovery < BACK_S
+    for broker in stack.brokers:
+        ready(broker)
+        assert broker.metrics()['hlchat_redis_up{link="follow"}'] == 1
+    assert [m["message"] for m in clients[0].history()] == ["in time", "before"]
+    for link in ("publish", "follow"):
+        name = f'hlchat_redis_reconnects_total{{link="{link}"}}'
+        assert all(broker.metrics()[name] >= 1 for broker in stack.brokers)
+
+
+def readonly(redis):
+    # Of a master that is not there: nothing is copied from it.
+    redis.call("REPLICAOF", "127.0.0.1", 1)
+    yield
+    redis.call("REPLICAOF", "NO", "ONE")
+
+
+def out_of_memory(redis):
+    redis.call("CONFIG", "SET", "maxmemory", 1)
+    yield
+    redis.call("CONFIG", "SET", "maxmemory", 0)
+
+
+def no_auth(redis):
+    with redis.open() as admin:
+        admin.call("CONFIG", "SET", "requirepass", "changed")
+        admin.call("CLIENT", "KILL", "TYPE", "normal")  # or they stay logged in
+        yield
+        admin.call("CONFIG", "SET", "requirepass", "")
+
+
+def wrong_type(redis):
+    redis.transaction(["RENAME", KEY, "aside"], ["SET", KEY, "a string"])
+    yield
+    assert redis.call("GET", KEY) == "a string", "it is not ours to delete"
+    redis.transaction(["DEL", KEY], ["RENAME", "aside", KEY])
+
+
+@pytest.mark.parametrize(
+    ("fault", "word"),
+    [
+        (readonly, "READONLY"),
+        (out_of_memory, "OOM"),
+        (no_auth, "NOAUTH"),
+        (wrong_type, "WRONGTYPE"),
+    ],
+)
+def test_redis_refuses(start_stack, fault, word):
+    stack = start_stack(STORE="redis", haproxy=False, api=False)
+    broker = stack.broker
+    ann, bob = (stack.connect(name, direct=True) for name in ("ann", "bob"))
+    ann.send("message", message="before")
+    assert ann.receive() == bob.receive()
+
+    refusing = fault(stack.redis)
+    next(refusing)
+    began = time.monotonic()
+    ann.send("message", message="refused")
+    not_ready(broker)
+    assert [m["message"] for m in bob.history()] == ["before"]
+    error = ann.error()
+    assert "unavailable" in error
+    assert "not sent" in error
+    assert time.monotonic() - began < WAIT_S + 1
+    assert word in broker.log(), "the operator is told why"
+    bob.send("message", message="waits")
+    next(refusing, None)
+
+    for client in (ann, bob):
+        assert client.receive()["message"] == "waits"
+    ready(broker)
+    assert [m["message"] for m in ann.history()] == ["waits", "before"]
+    assert broker.metrics()["hlchat_log_lost_entries_total"] == 0
+    assert broker.metrics()['hlchat_appends_total{result="failed"}'] == 1
+    assert broker.log().count(word) < 30
+
+
+class TestOneBrokerIsCutOff:
+    """It keeps its clients and gets no new ones while another can publish."""
+
+    def test_new_clients_go_elsewhere(self, start_stack):
+        stack = start_stack(STORE="redis", brokers=2, api=False, relay=True)
+        good, cut_off = stack.brokers
+        good.stop()
+        good.settings["REDIS_URL"] = stack.redis.url()
+        good.start()
+        until("HAProxy knows both", lambda: spread(stack) == [True, True], interval=0.2)
+        old = stack.connect("old", direct=cut_off)
+
+        stack.relay.target = lambda: None
+        stack.relay.cut()
+        not_ready(cut_off)
+        assert status(good) == 200
+        until("HAProxy leads to the good one", lambda: spread(stack) == [True, False], interval=0.2)
+
+        # If none can, people still get in and read.
+        stack.redis.pause()
+        not_ready(good)
+        until("HAProxy leads to any", lambda: spread(stack) == [True, True], interval=0.2)
+        stack.redis.resume()
+        stack.relay.target = stack.redis.address
+        for broker in stack.brokers:
+            ready(broker)
+        assert old.ask("message", message="back")["message"] == "back"
+
+
+def spread(stack):
+    """Which brokers get some of six new clients."""
+    before = [b.metrics()["hlchat_connections_total"] for b in stack.brokers]
+    clients = [stack.connect(raw=True) for _ in range(6)]
+    after = [b.metrics()["hlchat_connections_total"] for b in stack.brokers]
+    for client in clients:
+        client.close()
+        stack.clients.remove(client)
+    return [b > a for a, b in zip(before, after, strict=True)]
+
+
+def test_silence_is_noticed(start_stack):
+    """No reset, no refusal: nothing comes any more."""
+    stack = start_stack(STORE="redis", haproxy=False, api=False, relay=True)
+    ann = stack.connect("ann", direct=True)
+    stack.relay.hold("up", "down")
+    ann.send("message", message="into the void")
+    not_ready(stack.broker)
+    stack.relay.cut()
+    stack.relay.release()
+    assert ann.receive()["message"] == "into the void"
+    ready(stack.broker)
+
+
+def test_a_host_that_is_not_known(start_stack):
+    """Names are looked up without stopping the broker."""
+    stack = start_stack(STORE="redis", brokers=0, redis=False, haproxy=False, api=False)
+    broker = stack.add_broker(REDIS_URL="redis://no-such-host.invalid", wait_ready=False)
+    not_ready(broker)
+    began = time.monotonic()
+    assert broker.http("/healthz").status == 200
+    assert time.monotonic() - began < 1
+
+
+def test_a_stop_while_redis_is_away(start_stack):
+    stack = start_stack(STORE="redis", haproxy=False, api=False)
+    ann = stack.connect("ann", direct=True)
+    stack.redis.kill()
+    ann.send("message", message="never")
+    stack.broker.stop(10)
+
+
+def test_another_redis_behind_the_address(start_stack):
+    """As HAProxy or DNS may do it. Nobody is thrown out: all had seen what is gone."""
+    first, second = (start_stack(STORE="redis", brokers=0, haproxy=False, api=False) for _ in "12")
+    relay = Relay(first.redis.address)
+    try:
+        broker = first.add_broker(REDIS_URL="redis://{}:{}".format(*relay.address))
+        ann = first.connect("ann", direct=broker)
+        assert ann.ask("message", message="in the first")["message"] == "in the first"
+        relay.target = second.redis.address
+        relay.cut()
+        assert ann.ask("message", message="in the second")["message"] == "in the second"
+        assert second.redis.call("XLEN", KEY) == 1
+        until("it is noticed", lambda: broker.metrics()["hlchat_log_resets_total"] == 1)
+        broker.stop()
+    finally:
+        relay.close()

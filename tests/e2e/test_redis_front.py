@@ -1,0 +1,338 @@
+"""haproxy/redis.cfg: one address that leads to the master, whichever Redis that is."""
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from resp import Connection, RedisError
+from stack import REPO, Program, Redis, until
+
+CONFIG = REPO / "haproxy" / "redis.cfg"
+
+# With what HAProxy's own syntax knows as special.
+PASSWORD = "pa%[env(HOME)],$ss"
+CHECK_PASSWORD = "ch%eck)"
+DOWN_AFTER_MS = 1000
+
+
+# The file itself ----------------------------------------------------------------------------------
+
+REQUIRED = {
+    "REDIS_1": "127.0.0.1:6379",
+    "REDIS_2": "[::1]:6379",
+    **{f"SENTINEL_{i}": f"127.0.0.1:{26378 + i}" for i in range(1, 4)},
+}
+OPTIONAL = ["REDIS_3", "SENTINEL_NAME", "REDIS_BIND", "REDIS_USER", "REDIS_PASSWORD"]
+
+
+def haproxy_program():
+    program = shutil.which("haproxy", path=os.environ["PATH"] + ":/usr/sbin:/sbin")
+    assert program, "haproxy is not installed: run make deps"
+    return program
+
+
+def check(**environment):
+    """What HAProxy says of the file; warnings are errors."""
+    return subprocess.run(
+        [haproxy_program(), "-dW", "-c", "-f", CONFIG],
+        env=environment,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+
+
+class TestFile:
+    @pytest.mark.parametrize(
+        "optional",
+        [
+            {},
+            dict.fromkeys(OPTIONAL, ""),
+            {
+                "REDIS_3": "localhost:6379",
+                "SENTINEL_NAME": "chat",
+                "REDIS_BIND": "unix@/tmp/redis.sock",
+                "REDIS_USER": "haproxy",
+                "REDIS_PASSWORD": PASSWORD,
+            },
+        ],
+        ids=["what is required", "empty is not set", "all"],
+    )
+    def test_valid(self, optional):
+        result = check(**REQUIRED, **optional)
+        assert result.returncode == 0, result.stderr
+
+    @pytest.mark.parametrize("name", REQUIRED)
+    @pytest.mark.parametrize("how", ["unset", "empty"])
+    def test_what_is_missing_is_named(self, name, how):
+        environment = dict(REQUIRED)
+        if how == "unset":
+            del environment[name]
+        else:
+            environment[name] = ""
+        result = check(**environment)
+        assert result.returncode == 1
+        alerts = [line for line in result.stderr.splitlines() if "is not set" in line]
+        assert len(alerts) == 1, result.stderr
+        assert f"'{name} is not set" in alerts[0]
+
+
+# What runs ----------------------------------------------------------------------------------------
+
+
+class Sentinel(Redis):
+    def command(self):
+        program = super().command()[0]  # its file is not for a Sentinel
+        file = self.stack.folder / self.name / "sentinel.conf"
+        if not file.exists():  # a Sentinel writes into it what it learns
+            file.write_text(
+                f"port {self.address()[1]}\n"
+                "bind 127.0.0.1\n"
+                f"dir {file.parent}\n"
+                f"sentinel monitor chat 127.0.0.1 {self.stack.nodes[0].address()[1]} 2\n"
+                f"sentinel down-after-milliseconds chat {DOWN_AFTER_MS}\n"
+                "sentinel failover-timeout chat 6000\n"
+                "sentinel auth-user chat sentinel\n"
+                f"sentinel auth-pass chat {PASSWORD}\n"
+            )
+        return [program, str(file), "--sentinel"]
+
+    def is_ready(self):
+        return self.call("PING") == "PONG"
+
+    def knows_all(self):
+        """Without the others' consent and a replica there is no failover."""
+        words = self.call("SENTINEL", "MASTER", "chat")
+        facts = dict(zip(words[::2], words[1::2], strict=True))
+        return facts["num-other-sentinels"] == "2" and facts["num-slaves"] == "1"
+
+
+class HAProxyOfRedis(Program):
+    port_names = ("bind",)
+
+    def address(self):
+        return ("127.0.0.1", self.ports["bind"].number)
+
+    def command(self):
+        return [haproxy_program(), "-db", "-f", str(CONFIG)]
+
+    def environment(self):
+        def named(kind, programs):
+            addresses = ("{}:{}".format(*program.address()) for program in programs)
+            return {f"{kind}_{i}": address for i, address in enumerate(addresses, 1)}
+
+        # The master is not the first one, which HAProxy would try first.
+        return {
+            **named("REDIS", reversed(self.stack.nodes)),
+            **named("SENTINEL", self.stack.sentinels),
+            "SENTINEL_NAME": "chat",
+            "REDIS_BIND": "{}:{}".format(*self.address()),
+            "REDIS_USER": "haproxy",
+            "REDIS_PASSWORD": CHECK_PASSWORD,
+        }
+
+    def is_ready(self):
+        return True
+
+
+class Front:
+    """A master, a replica, three Sentinels and HAProxy; a context manager."""
+
+    def __init__(self):
+        self.folder = Path(tempfile.mkdtemp(prefix="hlchat-test-"))
+        config = {
+            "requirepass": PASSWORD,
+            "masterauth": PASSWORD,
+            "user haproxy": f"on >{CHECK_PASSWORD} +info",
+            "user sentinel": f"on >{PASSWORD} allchannels +@all",
+        }
+        self.nodes = [Redis(self, name, config) for name in ("redis-a", "redis-b")]
+        self.sentinels = [Sentinel(self, f"sentinel-{i}") for i in range(1, 4)]
+        self.haproxy = HAProxyOfRedis(self, "haproxy")
+        self.programs = [*self.nodes, *self.sentinels, self.haproxy]
+
+    def __enter__(self):
+        for program in self.programs:
+            program._pick_ports()
+        try:
+            master, replica = self.nodes
+            master.start()
+            replica.config["replicaof"] = "{} {}".format(*master.address())
+            replica.start()
+            until("it replicates", lambda: "state=online" in master.call("INFO", "replication"))
+            for sentinel in self.sentinels:
+                sentinel.start()
+            for sentinel in self.sentinels:
+                until("the Sentinels know all", sentinel.knows_all, 15)
+            self.haproxy.start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, kind=None, *_):
+        if kind:
+            for program in self.programs:
+                print(f"--- {program.name}\n{program.log()[-4000:]}")
+        for program in reversed(self.programs):
+            if program.running:
+                program.kill()
+            for port in program.ports.values():
+                port.release()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def url(self):
+        return "redis://:{}@{}:{}".format(quote(PASSWORD, safe=""), *self.haproxy.address())
+
+    def open(self):
+        """A connection through HAProxy; OSError when there is no master."""
+        connection = Connection(self.haproxy.address(), timeout=2)
+        try:
+            connection.call("AUTH", PASSWORD)
+        except BaseException:
+            connection.__exit__()
+            raise
+        return connection
+
+    def reached(self):
+        """Which Redis a new connection leads to; None: to none."""
+        try:
+            with self.open() as connection:
+                port = int(connection.call("CONFIG", "GET", "port")[1])
+        except OSError:
+            return None
+        return next(node for node in self.nodes if node.address()[1] == port)
+
+    def can_write(self):
+        try:
+            with self.open() as connection:
+                return connection.call("SET", "written", "1") == "OK"
+        except (OSError, RedisError):
+            return False
+
+
+def role(redis):
+    return redis.call("ROLE")[0]
+
+
+@pytest.fixture
+def front():
+    with Front() as running:
+        yield running
+
+
+def test_no_other_than_the_master_from_the_first_moment(front):
+    master, _ = front.nodes
+    for _ in range(3):
+        front.haproxy.kill()
+        front.haproxy.start()
+        reached = until("the master is found", front.reached, interval=0.005)
+        assert reached is master
+        deadline = time.monotonic() + 1
+        while time.monotonic() < deadline:
+            assert front.reached() is master
+    assert PASSWORD not in front.haproxy.log()
+    assert CHECK_PASSWORD not in front.haproxy.log()
+
+
+class TestMasterDies:
+    def test_writing_goes_on_and_the_old_master_gets_nothing(self, front):
+        old, new = front.nodes
+        until("writing works", front.can_write)
+        old.kill()
+        began = time.monotonic()
+        until("writing works again", front.can_write, 20)
+        gap = time.monotonic() - began
+        print(f"kill -9 of the master: writing worked again after {gap:.1f} s")
+        assert gap < 10
+        assert front.reached() is new
+        # It takes itself for the master until a Sentinel tells it better.
+        old.start()
+        assert role(old) == "master"
+        deadline = time.monotonic() + 30
+        while role(old) == "master":
+            assert time.monotonic() < deadline
+            assert front.reached() is new
+            assert front.can_write()
+            if role(old) == "master":
+                assert "cmdstat_set" not in old.call("INFO", "commandstats")
+        assert front.reached() is new
+        until("it has what was written meanwhile", lambda: old.call("GET", "written") == "1")
+
+
+class TestMasterOutvoted:
+    def test_who_is_connected_comes_to_the_new_master(self, front):
+        """The Sentinels cannot reach the master, while HAProxy and the brokers can."""
+        old, new = front.nodes
+        connection = until("there is a master", lambda: suppressed(front.open))
+        with connection:
+            assert connection.call("SET", "before", "1") == "OK"
+            old.call("ACL", "SETUSER", "sentinel", "off")
+            old.call("CLIENT", "KILL", "USER", "sentinel")
+            until("the connection is cut", lambda: not alive(connection), 20)
+        until("writing works again", front.can_write, 20)
+        assert role(old) == "master"
+        assert front.reached() is new
+
+
+class TestSentinelsGone:
+    def test_nobody_is_cut_and_nobody_is_let_in(self, front):
+        master, _ = front.nodes
+        with until("there is a master", lambda: suppressed(front.open)) as connection:
+            front.sentinels[0].kill()
+            front.sentinels[1].kill()
+            until("one is no majority", lambda: front.reached() is None)
+            assert connection.call("SET", "still", "here") == "OK"
+            front.sentinels[0].start()
+            until("two are", lambda: front.reached() is master)
+            assert connection.call("GET", "still") == "here"
+
+
+class TestChat:
+    def test_it_goes_on_by_itself(self, front, start_stack):
+        stack = start_stack(
+            STORE="redis", REDIS_URL=front.url(), redis=False, brokers=2, RATE_MESSAGES=0
+        )
+        clients = [stack.connect("ann"), stack.connect("bob")]
+        ann = clients[0]
+        ann.send("message", message="before")
+        for client in clients:
+            assert client.receive()["message"] == "before"
+        front.nodes[0].kill()
+        began = time.monotonic()
+        number = 0
+        while True:  # one at a time, until one gets through
+            number += 1
+            ann.send("message", message=str(number))
+            answer = ann.receive(20)
+            if "error" not in answer:
+                break
+            assert time.monotonic() - began < 30, answer
+        gap = time.monotonic() - began
+        print(f"kill -9 of the master: chatting worked again after {gap:.1f} s")
+        assert answer["message"] == str(number)
+        assert clients[1].receive(20) == answer
+        newest = [json.dumps(client.history(limit=2)) for client in clients]
+        assert newest[0] == newest[1]
+        until("both are ready", lambda: all(broker.is_ready() for broker in stack.brokers))
+
+
+def suppressed(call):
+    with suppress(OSError):
+        return call()
+    return None
+
+
+def alive(connection):
+    try:
+        return connection.call("PING") == "PONG"
+    except OSError:
+        return False
