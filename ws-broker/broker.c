@@ -37,6 +37,7 @@
 #include "ws-broker/http.h"
 #include "ws-broker/identity_token.h"
 #include "ws-broker/listener.h"
+#include "ws-broker/presence.h"
 #include "ws-broker/ws.h"
 
 enum {
@@ -113,6 +114,7 @@ static void register_metrics(struct metrics *metrics) {
         metrics_register(metrics, &refused_connections[why]);
     handle_login_register_metrics(metrics);
     chatlog_redis_register_metrics(metrics);
+    presence_register_metrics(metrics);
     identity_token_register_metrics(metrics);
     metrics_register(metrics, &users_here);
     chat_register_metrics(metrics);
@@ -297,6 +299,8 @@ static void on_tick(uv_timer_t *timer) {
     conns_tick(&broker->chat.conns, now_ms, (int64_t)time(NULL),
                (int64_t)broker->settings->ping_interval_s * 1000, &overdue, broker);
     identity_tick(broker->chat.identity);
+    if (broker->chat.presence)
+        presence_tick(broker->chat.presence, now_ms, (int64_t)time(NULL));
     users_tick(&broker->chat.users, &broker->chat.message_rate, now_ms);
     admission_tick(&broker->admission, now_ms);
 }
@@ -315,6 +319,8 @@ static void close_all(struct broker *broker) {
     broker->chat.identity = NULL;
     if (broker->http)
         http_stop(broker->http);
+    if (broker->chat.presence)
+        presence_stop(broker->chat.presence);
     if (broker->chat.log)
         chatlog_stop(broker->chat.log);
     if (broker->ws)
@@ -433,7 +439,11 @@ static struct chatlog *make_log(struct broker *broker) {
         .history_limit = settings->history_limit,
         .entry_max = ENTRY_MAX,
     };
-    return chatlog_redis_new(&options, &broker->loop, &chatlog_events, broker);
+    struct chatlog *log = chatlog_redis_new(&options, &broker->loop, &chatlog_events, broker);
+    if (log)
+        broker->chat.presence = presence_new(chatlog_redis_publisher(log), &broker->chat.users,
+                                             settings->chat_name, chatlog_redis_nonce(log));
+    return log;
 }
 
 static int make_parts(struct broker *broker) {
@@ -543,6 +553,7 @@ int broker_run(struct broker *broker) {
 
 void broker_free(struct broker *broker) {
     struct chat *chat = &broker->chat;
+    presence_free(chat->presence);
     chatlog_free(chat->log);
     history_free(chat->history);
     fanout_free(chat->fanout);

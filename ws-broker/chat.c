@@ -7,6 +7,7 @@
 #include "ws-broker/conn.h"
 #include "ws-broker/dispatch.h"
 #include "ws-broker/fanout.h"
+#include "ws-broker/presence.h"
 
 static struct metric messages = {.name = "hlchat_messages_total",
                                  .help = "Messages of the chat that this broker has followed"};
@@ -35,6 +36,8 @@ void chat_gone(struct chat *chat, struct conn *conn) {
     conns_remove(&chat->conns, conn);
     if (conn->login_pending && chat->identity)
         identity_forget(chat->identity, conn->id);
+    if (conn->user && conn->user->connections == 1 && chat->presence)
+        presence_leave(chat->presence, conn->user->id);
     if (conn->user)
         users_leave(&chat->users, conn->user, &chat->message_rate, chat->time.now_ms);
     conn->user = NULL;

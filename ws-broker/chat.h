@@ -21,6 +21,7 @@
 struct admission;
 struct conn;
 struct fanout;
+struct presence;
 
 /** When the event that is being handled came. */
 struct chat_time {
@@ -36,6 +37,7 @@ struct chat {
     struct identity *identity; /* NULL at the very end, while the last connections are cut */
     struct admission *admission;
     struct users users;
+    struct presence *presence; /* NULL with the log in memory: users are all there are */
     struct conns conns;
 
     struct rate_limit frame_rate;   /* per connection */

@@ -916,6 +916,10 @@ static void redis_log_free(struct chatlog *base) {
     free(log);
 }
 
+const char *chatlog_redis_nonce(struct chatlog *base) {
+    return redis_log(base)->nonce;
+}
+
 struct redis *chatlog_redis_publisher(struct chatlog *base) {
     return redis_log(base)->publish;
 }

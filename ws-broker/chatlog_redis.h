@@ -38,6 +38,9 @@ void chatlog_redis_register_metrics(struct metrics *metrics);
 struct chatlog *chatlog_redis_new(const struct chatlog_redis_options *options, uv_loop_t *loop,
                                   const struct chatlog_events *events, void *user);
 
+/** 16 hexadecimal digits that name this process in Redis; good until the log is freed. */
+const char *chatlog_redis_nonce(struct chatlog *log);
+
 /** The connection that publishes, for what else this broker writes (presence.h); it is not always
  * up. */
 struct redis *chatlog_redis_publisher(struct chatlog *log);

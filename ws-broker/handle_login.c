@@ -9,6 +9,7 @@
 #include "ws-broker/conn.h"
 #include "ws-broker/dispatch.h"
 #include "ws-broker/fanout.h"
+#include "ws-broker/presence.h"
 
 static struct metric accepted = {.name = "hlchat_logins_total",
                                  .help = "Logins by how they ended",
@@ -38,6 +39,8 @@ static int enter(struct chat *chat, struct conn *conn, const struct identity_ans
     }
     conn->state = CONN_LOGGED_IN;
     conn->losses = chat->losses;
+    if (conn->user->connections == 1 && chat->presence)
+        presence_enter(chat->presence, conn->user->id);
     return CHAT_OK;
 }
 

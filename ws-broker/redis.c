@@ -19,7 +19,7 @@ enum {
     PAUSE_MIN_MS = 50,
     PAUSE_MAX_MS = 1000,
     MAJOR_MIN = 7,
-    WORDS_MAX = 16,
+    WORDS_MAX = 64,
     USER_TIMEOUT_MS = 10000, /* unacknowledged bytes: the kernel gives up then */
 };
 
@@ -544,6 +544,8 @@ const struct redis_server *redis_server(const struct redis *redis) {
 
 void redis_stop(struct redis *redis) {
     redis->is_stopped = true;
+    if (redis->is_up && redis->context) /* what was sent last gets out, if the socket takes it */
+        redisAsyncHandleWrite(redis->context);
     tear_down(redis);
     if (redis->lookup)
         redis->lookup->data = NULL; /* it ends by itself */

@@ -64,7 +64,7 @@ struct redis *redis_new(uv_loop_t *loop, const char *name, const struct redis_ur
 bool redis_is_up(const struct redis *redis);
 const struct redis_server *redis_server(const struct redis *redis);
 
-/** One argument of a command. */
+/** One argument of a command; a command has at most 64. */
 struct redis_arg {
     const void *bytes;
     size_t len;

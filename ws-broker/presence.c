@@ -1,0 +1,156 @@
+#include "ws-broker/presence.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "shared/metrics.h"
+#include "shared/status.h"
+#include "ws-broker/redis.h"
+#include "ws-broker/users.h"
+
+enum {
+    LEASE_S = 30,
+    REFRESH_MS = 10000,
+    REPLY_MS = 5000,
+    KEY_MAX = 128,
+    SOME_MAX = 48,     /* keys or users in one command */
+    FORGOTTEN_S = 600, /* a broker that was silent for so long is not asked about any more */
+};
+
+struct presence {
+    struct redis *redis;
+    const struct users *users;
+    char prefix[KEY_MAX]; /* chat:{<chat>}:on: */
+    char key[KEY_MAX];    /* our own set */
+    char brokers[KEY_MAX];
+    char nonce[32];
+    int64_t refreshed_ms;
+    bool is_written; /* our set is in Redis, as far as we know */
+};
+
+static struct metric online_all = {.name = "hlchat_users_online_all",
+                                   .help = "Distinct users logged in to any broker of the chat",
+                                   .type = METRIC_GAUGE};
+
+void presence_register_metrics(struct metrics *metrics) {
+    metrics_register(metrics, &online_all);
+}
+
+static struct redis_arg word(const char *text) {
+    return (struct redis_arg){text, strlen(text)};
+}
+
+/* Writes the whole set, some users at a time. */
+static void write_all(struct presence *presence) {
+    struct redis_arg args[SOME_MAX + 2] = {word("SADD"), word(presence->key)};
+    size_t count = 2;
+    const struct user *user, *next;
+    HASH_ITER(hh, presence->users->_by_id, user, next) {
+        if (user->connections > 0)
+            args[count++] = word(user->id);
+        if (count == sizeof(args) / sizeof(*args)) {
+            redis_send(presence->redis, args, count, REPLY_MS, NULL, NULL);
+            count = 2;
+        }
+    }
+    if (count > 2)
+        redis_send(presence->redis, args, count, REPLY_MS, NULL, NULL);
+    presence->is_written = true;
+}
+
+static void on_expire_set(void *user, const struct redis_value *reply) {
+    struct presence *presence = user;
+    /* 0: the set is gone, as after FLUSHALL; or it was empty, then writing it costs nothing. */
+    if (!reply || redis_value_number(reply) == 0)
+        presence->is_written = false;
+}
+
+static void on_union(void *user, const struct redis_value *reply) {
+    (void)user;
+    if (redis_value_type(reply) == REDIS_LIST)
+        online_all.value = redis_value_count(reply);
+}
+
+static void on_brokers(void *user, const struct redis_value *reply) {
+    struct presence *presence = user;
+    char keys[SOME_MAX][KEY_MAX];
+    struct redis_arg args[SOME_MAX + 1] = {word("SUNION")};
+    size_t count = redis_value_count(reply);
+    for (size_t i = 0; i < count && i < SOME_MAX; i++) {
+        snprintf(keys[i], KEY_MAX, "%s%.32s", presence->prefix,
+                 redis_value_text(redis_value_at(reply, i), NULL));
+        args[i + 1] = word(keys[i]);
+    }
+    if (count > 0)
+        redis_send(presence->redis, args, 1 + (count < SOME_MAX ? count : SOME_MAX), REPLY_MS,
+                   on_union, presence);
+}
+
+static void refresh(struct presence *presence, int64_t now_s) {
+    char now[24], long_ago[24], lease[8];
+    snprintf(now, sizeof(now), "%" PRId64, now_s);
+    snprintf(long_ago, sizeof(long_ago), "%" PRId64, now_s - FORGOTTEN_S);
+    snprintf(lease, sizeof(lease), "%d", LEASE_S);
+    if (!presence->is_written)
+        write_all(presence);
+    redis_send_words(presence->redis, REPLY_MS, on_expire_set, presence, "EXPIRE", presence->key,
+                     lease, NULL);
+    redis_send_words(presence->redis, REPLY_MS, NULL, NULL, "ZADD", presence->brokers, now,
+                     presence->nonce, NULL);
+    redis_send_words(presence->redis, REPLY_MS, NULL, NULL, "ZREMRANGEBYSCORE", presence->brokers,
+                     "-inf", long_ago, NULL);
+    redis_send_words(presence->redis, REPLY_MS, on_brokers, presence, "ZRANGE", presence->brokers,
+                     "0", "-1", NULL);
+}
+
+void presence_tick(struct presence *presence, int64_t now_ms, int64_t now_s) {
+    if (!redis_is_up(presence->redis)) {
+        presence->is_written = false; /* and at once when it is back */
+        presence->refreshed_ms = 0;
+        return;
+    }
+    if (presence->refreshed_ms != 0 && now_ms - presence->refreshed_ms < REFRESH_MS)
+        return;
+    presence->refreshed_ms = now_ms;
+    refresh(presence, now_s);
+}
+
+static void change(struct presence *presence, const char *command, const char *user_id) {
+    if (redis_send_words(presence->redis, REPLY_MS, NULL, NULL, command, presence->key, user_id,
+                         NULL) != CHAT_OK)
+        presence->is_written = false;
+}
+
+void presence_enter(struct presence *presence, const char *user_id) {
+    change(presence, "SADD", user_id);
+}
+
+void presence_leave(struct presence *presence, const char *user_id) {
+    change(presence, "SREM", user_id);
+}
+
+struct presence *presence_new(struct redis *redis, const struct users *users, const char *chat_name,
+                              const char *nonce) {
+    struct presence *presence = calloc(1, sizeof(*presence));
+    if (!presence)
+        return NULL;
+    presence->redis = redis;
+    presence->users = users;
+    snprintf(presence->nonce, sizeof(presence->nonce), "%s", nonce);
+    snprintf(presence->prefix, sizeof(presence->prefix), "chat:{%s}:on:", chat_name);
+    snprintf(presence->key, sizeof(presence->key), "chat:{%s}:on:%s", chat_name, nonce);
+    snprintf(presence->brokers, sizeof(presence->brokers), "chat:{%s}:brokers", chat_name);
+    return presence;
+}
+
+void presence_stop(struct presence *presence) {
+    redis_send_words(presence->redis, REPLY_MS, NULL, NULL, "DEL", presence->key, NULL);
+    redis_send_words(presence->redis, REPLY_MS, NULL, NULL, "ZREM", presence->brokers,
+                     presence->nonce, NULL);
+}
+
+void presence_free(struct presence *presence) {
+    free(presence);
+}

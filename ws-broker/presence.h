@@ -1,0 +1,37 @@
+/*
+ * presence.h: who is online, over all brokers.
+ *
+ * Each broker keeps a set of its users in Redis, chat:{<chat>}:on:<nonce>, which expires 30 s after
+ * the broker last said that it lives (every 10 s); chat:{<chat>}:brokers lists the brokers. Who is
+ * online is the union of their sets, counted every 10 s. A broker that died is forgotten within a
+ * lease. Nothing here is waited for: while Redis is away changes are left out, and the set is
+ * written anew when it is back. Loop thread only.
+ */
+#ifndef HLCHAT_PRESENCE_H
+#define HLCHAT_PRESENCE_H
+
+#include <stdint.h>
+
+struct metrics;
+struct presence;
+struct redis;
+struct users;
+
+void presence_register_metrics(struct metrics *metrics);
+
+/** `redis`, `users` and texts are borrowed; `nonce` names this process. NULL: no memory. */
+struct presence *presence_new(struct redis *redis, const struct users *users, const char *chat_name,
+                              const char *nonce);
+/** Says goodbye if Redis is up; before its connection is stopped. */
+void presence_stop(struct presence *presence);
+/** After its connection is stopped. */
+void presence_free(struct presence *presence);
+
+/** The user's first connection to this broker has logged in; its last has left. */
+void presence_enter(struct presence *presence, const char *user_id);
+void presence_leave(struct presence *presence, const char *user_id);
+
+/** Call about once a second. */
+void presence_tick(struct presence *presence, int64_t now_ms, int64_t now_s);
+
+#endif
