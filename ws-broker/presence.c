@@ -75,11 +75,11 @@ static void on_union(void *user, const struct redis_value *reply) {
 
 static void on_brokers(void *user, const struct redis_value *reply) {
     struct presence *presence = user;
-    char keys[SOME_MAX][KEY_MAX];
+    char keys[SOME_MAX][KEY_MAX + 32];
     struct redis_arg args[SOME_MAX + 1] = {word("SUNION")};
     size_t count = redis_value_count(reply);
     for (size_t i = 0; i < count && i < SOME_MAX; i++) {
-        snprintf(keys[i], KEY_MAX, "%s%.32s", presence->prefix,
+        snprintf(keys[i], sizeof(keys[i]), "%s%.31s", presence->prefix,
                  redis_value_text(redis_value_at(reply, i), NULL));
         args[i + 1] = word(keys[i]);
     }

@@ -27,8 +27,9 @@ static void note(struct owner *owner, const char *text, size_t len) {
         snprintf(owner->told + used, sizeof(owner->told) - used, "%.*s ", (int)len, text);
 }
 
-static void on_entry(void *user, const char *json, size_t len) {
+static void on_entry(void *user, const char *json, size_t len, bool is_new) {
     struct owner *owner = user;
+    assert_true(is_new);
     assert_false(owner->inside_append);
     owner->entries++;
     owner->bytes += len;
@@ -48,7 +49,7 @@ static void on_pending(void *user) {
 }
 
 static int make_log(void **state) {
-    static const struct chatlog_events events = {on_entry, on_appended, on_pending};
+    static const struct chatlog_events events = {on_entry, on_appended, on_pending, NULL};
     struct owner *owner = calloc(1, sizeof(*owner));
     if (!owner)
         return -1;

@@ -80,8 +80,8 @@ static void close_conn(void *user, struct conn *conn, int code) {
     fanout_leave(chat.fanout, &conn->out);
 }
 
-static void on_entry(void *user, const char *json, size_t len) {
-    chat_entry(user, json, len);
+static void on_entry(void *user, const char *json, size_t len, bool is_new) {
+    chat_entry(user, json, len, is_new);
 }
 
 static void on_appended(void *user, uint64_t tag, int status) {
@@ -123,7 +123,7 @@ static void open_client(struct client *client, uint64_t id) {
 }
 
 static int make_chat(void **state) {
-    static const struct chatlog_events events = {on_entry, on_appended, on_pending};
+    static const struct chatlog_events events = {on_entry, on_appended, on_pending, NULL};
     (void)state;
     admission = (struct admission){.max_clients = 100};
     slow = (struct slow_identity){.base.ops = &slow_ops};

@@ -200,8 +200,9 @@ static void test_conn_feed(void **state) {
     at_every_place(try_conn_feed);
 }
 
-static void on_entry(void *user, const char *json, size_t len) {
+static void on_entry(void *user, const char *json, size_t len, bool is_new) {
     (void)json;
+    (void)is_new;
     *(size_t *)user += len;
 }
 
@@ -216,7 +217,7 @@ static void on_pending(void *user) {
 }
 
 static void try_chatlog(void) {
-    static const struct chatlog_events events = {on_entry, on_appended, on_pending};
+    static const struct chatlog_events events = {on_entry, on_appended, on_pending, NULL};
     size_t followed = 0;
     struct chatlog *chatlog = chatlog_memory_new(&events, &followed);
     if (chatlog) {
