@@ -211,7 +211,41 @@ static void choices_are_words(void **state) {
     assert_refused(&upper, "ws-broker: --log-level: LOG_LEVEL is 'INFO', but must be error or warn "
                            "or info or debug");
     LOAD(store, .env = {"STORE=disk"});
-    assert_refused(&store, "ws-broker: environment: STORE is 'disk', but must be memory");
+    assert_refused(&store, "ws-broker: environment: STORE is 'disk', but must be memory or redis");
+}
+
+/* A secret has no flag, may come from a file, and is shown nowhere. */
+static void secrets_are_kept(void **state) {
+    char file_variable[96], flags_line[160];
+
+    (void)state;
+    LOAD(given, .env = {"REDIS_URL=redis://:hunter2@h:1/2"}, .flags = {"--print-config"});
+    assert_int_equal(given.result, SETTINGS_DONE);
+    assert_string_equal(given.settings.redis_url.password, "hunter2");
+    assert_null(strstr(given.out, "hunter2"));
+    assert_non_null(strstr(given.out, "# REDIS_URL is set, and secret\n"));
+    settings_deinit(&given.settings);
+
+    write_file("redis://:hunter2@h:1/2\nsecond line\n", 35);
+    snprintf(file_variable, sizeof(file_variable), "REDIS_URL_FILE=%s", file_path);
+    LOAD(filed, .env = {file_variable});
+    assert_runs(&filed);
+    assert_string_equal(filed.settings.redis_url.password, "hunter2");
+    settings_deinit(&filed.settings);
+
+    LOAD(missing, .env = {"REDIS_URL_FILE=/nowhere/at/all"});
+    assert_refused(&missing, "ws-broker: environment: REDIS_URL_FILE: /nowhere/at/all: No such "
+                             "file or directory");
+    LOAD(bad, .env = {"REDIS_URL=redis://:hunter2@h:99999"});
+    assert_refused(&bad, "ws-broker: environment: REDIS_URL: the port must be 1..65535");
+    LOAD(tls, .env = {"REDIS_URL=rediss://:hunter2@h"});
+    assert_refused(&tls, "ws-broker: environment: REDIS_URL: rediss:// (TLS) is not spoken: put "
+                         "HAProxy or stunnel in front, see docs/redis.md");
+    LOAD(flag, .flags = {"--redis-url", "redis://:hunter2@h"});
+    snprintf(flags_line, sizeof(flags_line),
+             "ws-broker: there is no option '--redis-url' (see "
+             "--help)");
+    assert_refused(&flag, flags_line);
 }
 
 static void names_are_letters(void **state) {
@@ -629,6 +663,7 @@ int main(void) {
         cmocka_unit_test(ranges_hold_at_their_ends),
         cmocka_unit_test(numbers_are_nothing_but_digits),
         cmocka_unit_test(choices_are_words),
+        WITH_FILE(secrets_are_kept),
         cmocka_unit_test(names_are_letters),
         cmocka_unit_test(addresses_and_networks),
         cmocka_unit_test(haproxy_rows_are_checked_and_ignored),

@@ -1,0 +1,94 @@
+/* seen.h: keys taken once, forgotten by age, and missed when a re-reading does not find them. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include <cmocka.h>
+
+#include "shared/status.h"
+#include "ws-broker/seen.h"
+
+static void add(struct seen *seen, unsigned number) {
+    char key[SEEN_KEY_MAX + 1];
+    snprintf(key, sizeof(key), "k-%u", number);
+    assert_int_equal(seen_add(seen, key, (struct stream_id){number, 0}), CHAT_OK);
+}
+
+static bool find(struct seen *seen, unsigned number) {
+    char key[SEEN_KEY_MAX + 1];
+    snprintf(key, sizeof(key), "k-%u", number);
+    return seen_find(seen, key);
+}
+
+static void test_the_oldest_is_forgotten(void **state) {
+    struct seen *seen = seen_new(3);
+    (void)state;
+    for (unsigned i = 1; i <= 4; i++)
+        add(seen, i);
+    assert_false(find(seen, 1));
+    assert_true(find(seen, 2) && find(seen, 3) && find(seen, 4));
+    assert_false(find(seen, 5));
+    seen_free(seen);
+}
+
+static void test_nothing_is_missing(void **state) {
+    struct seen *seen = seen_new(100);
+    (void)state;
+    for (unsigned i = 1; i <= 10; i++)
+        add(seen, i);
+    seen_begin(seen);
+    for (unsigned i = 5; i <= 10; i++) /* 1 to 4 were trimmed: the stream begins at 5 */
+        assert_true(find(seen, i));
+    add(seen, 11);
+    assert_int_equal(seen_end(seen, (struct stream_id){5, 0}), 0);
+    assert_true(find(seen, 1));
+    seen_free(seen);
+}
+
+static void test_what_is_missing_is_counted_once(void **state) {
+    struct seen *seen = seen_new(100);
+    (void)state;
+    for (unsigned i = 1; i <= 10; i++)
+        add(seen, i);
+    seen_begin(seen);
+    for (unsigned i = 5; i <= 8; i++) /* 9 and 10 are lost */
+        find(seen, i);
+    assert_int_equal(seen_end(seen, (struct stream_id){5, 0}), 2);
+    assert_false(find(seen, 9));
+    seen_begin(seen);
+    for (unsigned i = 5; i <= 8; i++)
+        find(seen, i);
+    assert_int_equal(seen_end(seen, (struct stream_id){5, 0}), 0);
+    seen_free(seen);
+}
+
+static void test_an_empty_stream_has_lost_all(void **state) {
+    struct seen *seen = seen_new(100);
+    (void)state;
+    add(seen, 1);
+    add(seen, 2);
+    seen_begin(seen);
+    assert_int_equal(seen_end(seen, (struct stream_id){0, 0}), 2);
+    seen_free(seen);
+}
+
+static void test_ids_are_compared(void **state) {
+    struct stream_id a = {1, 2}, b = {1, 3}, c = {2, 0};
+    (void)state;
+    assert_true(stream_id_compare(a, b) < 0 && stream_id_compare(b, c) < 0);
+    assert_true(stream_id_compare(c, a) > 0);
+    assert_int_equal(stream_id_compare(a, a), 0);
+}
+
+int main(void) {
+    static const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_the_oldest_is_forgotten),
+        cmocka_unit_test(test_nothing_is_missing),
+        cmocka_unit_test(test_what_is_missing_is_counted_once),
+        cmocka_unit_test(test_an_empty_stream_has_lost_all),
+        cmocka_unit_test(test_ids_are_compared),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
