@@ -354,14 +354,14 @@ struct ws *ws_new(uv_loop_t *loop, size_t frame_max, const struct ws_events *eve
         .options = LWS_SERVER_OPTION_LIBUV | LWS_SERVER_OPTION_EXPLICIT_VHOSTS |
                    LWS_SERVER_OPTION_VALIDATE_UTF8 | LWS_SERVER_OPTION_SKIP_SERVER_CANONICAL_NAME,
         .foreign_loops = loops,
-        .gid = -1,
-        .uid = -1,
         .user = ws,
         .retry_and_idle_policy = &no_idle_policy,
         .timeout_secs = HANDSHAKE_TIMEOUT_S,
         .max_http_header_data2 = HEADERS_MAX,
         .pcontext = &ws->context,
     };
+    info.gid = (__typeof__(info.gid))-1; /* we stay who we are; the type is the library version's */
+    info.uid = (__typeof__(info.uid))-1;
     ws->context = lws_create_context(&info);
     if (!ws->context) {
         log_error("ws", "context_failed",

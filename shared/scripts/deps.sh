@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that a purpose needs: deps.sh [--only-check] build|run|check|test ...
+# Installs the Debian packages that a purpose needs: deps.sh [--only-check] build|run|check|test|fuzz ...
 # Says what it installs; uses sudo when not root. --only-check installs nothing and fails with one line instead.
 set -euo pipefail
 
 build=(gcc make pkgconf libc6-dev libwebsockets-dev libuv1-dev libjson-c-dev libcurl4-openssl-dev libssl-dev libfcgi-dev uthash-dev)
 run=(haproxy curl ca-certificates)
 check=(libcmocka-dev shellcheck git python3 python3-venv)
+fuzz=(clang libclang-rt-dev)
 tests=(chromium chromium-driver)
 
 fail() {
@@ -24,8 +25,9 @@ for purpose in "$@"; do
     build) wanted+=("${build[@]}") ;;
     run) wanted+=("${build[@]}" "${run[@]}") ;;
     check) wanted+=("${build[@]}" "${check[@]}") ;;
+    fuzz) wanted+=("${build[@]}" "${fuzz[@]}") ;;
     test) wanted+=("${build[@]}" "${run[@]}" "${check[@]}" "${tests[@]}") ;;
-    *) fail "unknown purpose '$purpose' (build, run, check, test)" ;;
+    *) fail "unknown purpose '$purpose' (build, run, check, test, fuzz)" ;;
     esac
 done
 
