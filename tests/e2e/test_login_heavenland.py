@@ -656,6 +656,16 @@ class TestFailureLimits:
         stub.faults()
         assert not self.is_refused(stack, "192.0.2.5", token=stub.token(fresh()))
 
+    @pytest.mark.xfail(strict=True, reason="failures are counted when they end, not begun")
+    def test_many_at_once_are_not_more_than_one_by_one(self, stack, stub):
+        stub.faults(login={"delay_ms": 300})
+        clients = [self.connect_from(stack, "192.0.2.6") for _ in range(30)]
+        for number, client in enumerate(clients):
+            client.send("login", username="hero", password=f"guess {number}")
+        for client in clients:
+            client.error()
+        assert stub.requests("login") <= 3
+
     def test_an_address_that_the_client_made_up(self, stack, stub):
         """HAProxy tells the real one, so a client cannot choose who pays."""
         for number in range(3):
