@@ -5,6 +5,7 @@ set -euo pipefail
 
 build=(gcc make pkgconf libc6-dev libwebsockets-dev libuv1-dev libjson-c-dev libcurl4-openssl-dev libssl-dev libfcgi-dev uthash-dev)
 run=(haproxy curl ca-certificates)
+stub=(python3 openssl) # of the account service: make run IDENTITY=heavenland
 check=(libcmocka-dev shellcheck git python3 python3-venv)
 fuzz=(clang libclang-rt-dev)
 tests=(chromium chromium-driver)
@@ -24,10 +25,11 @@ for purpose in "$@"; do
     case $purpose in
     build) wanted+=("${build[@]}") ;;
     run) wanted+=("${build[@]}" "${run[@]}") ;;
+    stub) wanted+=("${stub[@]}") ;;
     check) wanted+=("${build[@]}" "${check[@]}") ;;
     fuzz) wanted+=("${build[@]}" "${fuzz[@]}") ;;
-    test) wanted+=("${build[@]}" "${run[@]}" "${check[@]}" "${tests[@]}") ;;
-    *) fail "unknown purpose '$purpose' (build, run, check, test, fuzz)" ;;
+    test) wanted+=("${build[@]}" "${run[@]}" "${stub[@]}" "${check[@]}" "${tests[@]}") ;;
+    *) fail "unknown purpose '$purpose' (build, run, stub, check, test, fuzz)" ;;
     esac
 done
 

@@ -432,7 +432,7 @@ class TestNameServer:
         client = begin(deaf_stack, token=stub.token("HL1"))
         client.send("login", token=stub.token("HL1"))
         assert "progress" in client.error()
-        deaf_stack.broker.stop(timeout=8)
+        deaf_stack.broker.stop(timeout=5)
 
 
 class TestDeadline:
