@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that a purpose needs: deps.sh [--only-check] build|run|check|test|fuzz ...
+# Installs the Debian packages that a purpose needs: deps.sh [--only-check] build|run|stub|check|test|fuzz ...
 # Says what it installs; uses sudo when not root. --only-check installs nothing and fails with one line instead.
 set -euo pipefail
 
