@@ -127,11 +127,8 @@ static void copy_member(const struct json_object *root, const char *key, char *o
         return;
     const char *text = json_object_get_string(value);
     size_t len = (size_t)json_object_get_string_len(value);
-    if (len > max || !utf8_is_valid(text, len))
+    if (len > max || !utf8_is_printable(text, len))
         return;
-    for (size_t i = 0; i < len; i++)
-        if ((unsigned char)text[i] < ' ' || text[i] == 0x7f)
-            return;
     memcpy(out, text, len);
     out[len] = '\0';
 }

@@ -125,7 +125,7 @@ static const char *check_claims(const struct json_object *payload, const struct 
         return "sub is not UTF-8";
     const char *nickname = text_member(payload, policy->nickname_claim);
     if (!nickname || !*nickname || strlen(nickname) > IDENTITY_NICKNAME_MAX ||
-        !utf8_is_valid(nickname, strlen(nickname)))
+        !utf8_is_printable(nickname, strlen(nickname)))
         nickname = sub;
     snprintf(claims->sub, sizeof(claims->sub), "%s", sub);
     snprintf(claims->nickname, sizeof(claims->nickname), "%s", nickname);

@@ -130,11 +130,23 @@ static void test_texts(void **state) {
             fail_msg("row %zu", i);
 }
 
+static void test_printable(void **state) {
+    (void)state;
+    for (unsigned c = 0; c < 256; c++) {
+        const char text[3] = {'a', (char)c, 'b'};
+        assert_int_equal(utf8_is_printable(text, 3), c >= 0x20 && c < 0x7f);
+    }
+    assert_true(utf8_is_printable("", 0));
+    assert_true(utf8_is_printable("Žofie 日本語 🎮", strlen("Žofie 日本語 🎮")));
+    assert_false(utf8_is_printable("\xed\xa0\x80", 3));
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_all_short_sequences),
         cmocka_unit_test(test_longer_sequences),
         cmocka_unit_test(test_texts),
+        cmocka_unit_test(test_printable),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
