@@ -111,16 +111,27 @@ static inline void stub_fail(size_t n) {
     stub_tell(n, (struct http_answer){.error = "connection refused"});
 }
 
-/** Forgets all requests; none may be open. */
-static inline void stub_reset(void) {
-    assert_int_equal(stub_open(), 0);
+/** Forgets the requests that are done with: the others move up. */
+static inline void stub_forget_answered(void) {
+    size_t kept = 0;
     for (size_t i = 0; i < http_stub.count; i++) {
         struct http_request *request = http_stub.requests[i];
+        if (request->state == STUB_OPEN) {
+            http_stub.requests[kept++] = request;
+            continue;
+        }
         free(request->url);
         free(request->bearer);
         free(request->json);
         free(request);
     }
+    http_stub.count = kept;
+}
+
+/** Begins anew; no request may be open. */
+static inline void stub_reset(void) {
+    assert_int_equal(stub_open(), 0);
+    stub_forget_answered();
     http_stub = (struct http_stub){0};
 }
 
