@@ -18,7 +18,8 @@ enum {
     FRESH_MS = 300 * 1000,
     STALE_MS = 3600 * 1000,
     MISSING_MS = 30 * 1000,
-    REQUEST_TIMEOUT_MS = 9000,
+    REQUEST_TIMEOUT_MS =
+        6000, /* less than a login's deadline: a stale nickname still comes in time */
 };
 
 struct accounts_wait {
@@ -107,6 +108,15 @@ enum accounts_result accounts_remembered(struct accounts *accounts, const char *
     return ACCOUNTS_UNKNOWN;
 }
 
+static bool has_stale(const struct account *account, int64_t now_ms) {
+    return account->nickname[0] && now_ms - account->known_at_ms < STALE_MS;
+}
+
+const char *accounts_stale(struct accounts *accounts, const char *user_id, int64_t now_ms) {
+    struct account *account = find(accounts, user_id);
+    return account && has_stale(account, now_ms) ? account->nickname : NULL;
+}
+
 /* ---- the service's answer
  * ------------------------------------------------------------------------------------- */
 
@@ -133,9 +143,8 @@ static void copy_member(const struct json_object *root, const char *key, char *o
     out[len] = '\0';
 }
 
-void accounts_error_detail(const struct http_answer *answer, char out[ACCOUNTS_DETAIL_MAX + 1]) {
-    struct json_object *root =
-        answer->status >= 400 && answer->status < 500 ? parse_body(answer) : NULL;
+void accounts_error_text(const struct http_answer *answer, char out[ACCOUNTS_DETAIL_MAX + 1]) {
+    struct json_object *root = parse_body(answer);
     copy_member(root, "errorMessage", out, ACCOUNTS_DETAIL_MAX);
     json_object_put(root);
 }
@@ -155,16 +164,8 @@ static bool read_account(struct account *account, const struct http_answer *answ
     return true;
 }
 
-static void log_failure(const struct http_answer *answer) {
-    struct json_object *root = answer->status ? parse_body(answer) : NULL;
-    char description[ACCOUNTS_DETAIL_MAX + 1];
-    copy_member(root, "statusDescription", description, ACCOUNTS_DETAIL_MAX);
-    json_object_put(root);
-    log_warn("accounts", "lookup_failed", log_int("status", answer->status),
-             log_str("error", answer->status ? description : answer->error));
-}
-
-static enum accounts_result judge(struct account *account, const struct http_answer *answer) {
+static enum accounts_result judge(struct account *account, const struct http_answer *answer,
+                                  const char *text) {
     int64_t now_ms = (int64_t)(uv_hrtime() / 1000000); /* the clock of uv_now() */
     switch (answer->status) {
     case 200:
@@ -182,9 +183,10 @@ static enum accounts_result judge(struct account *account, const struct http_ans
     default:
         break;
     }
-    log_failure(answer);
+    log_warn("accounts", "lookup_failed", log_int("status", answer->status),
+             log_str("error", answer->status ? text : answer->error));
     /* What was known before is better than nothing. */
-    if (account->nickname[0] && now_ms - account->known_at_ms < STALE_MS)
+    if (has_stale(account, now_ms))
         return ACCOUNTS_FOUND;
     return ACCOUNTS_DOWN;
 }
@@ -204,8 +206,8 @@ static void on_account(void *user, const struct http_answer *http) {
     char detail[ACCOUNTS_DETAIL_MAX + 1];
     account->request = NULL;
     accounts->in_flight--;
-    struct accounts_answer answer = {.result = judge(account, http)};
-    accounts_error_detail(http, detail);
+    accounts_error_text(http, detail);
+    struct accounts_answer answer = {.result = judge(account, http, detail)};
     answer.nickname = account->nickname;
     answer.detail = detail;
     tell_waits(account, &answer);

@@ -249,7 +249,13 @@ static void token_tick(struct identity *base) {
     HASH_ITER(hh, identity->logins, login, next) {
         if (login->deadline_ms > now_ms(identity))
             break; /* the rest began later */
-        refuse(login, IDENTITY_UNAVAILABLE, ERROR_DOWN, "");
+        const char *stale =
+            login->looking ? accounts_stale(identity->accounts, login->claims.sub, now_ms(identity))
+                           : NULL;
+        if (stale)
+            accept_login(login, stale);
+        else
+            refuse(login, IDENTITY_UNAVAILABLE, ERROR_DOWN, "");
     }
 }
 

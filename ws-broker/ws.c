@@ -17,7 +17,7 @@ enum {
     HEADERS_MAX = 16 << 10, /* a request's headers; HAProxy lets 8 KiB through */
     HANDSHAKE_TIMEOUT_S = 10,
     PATH_MAX_BYTES = 256, /* no path of ours is longer */
-    FORWARDED_MAX = 1024,
+    FORWARDED_MAX = HEADERS_MAX,
     CLOSE_FLUSH_MS = 10000, /* what a closing client may take to read what it was sent */
     CLOSE_REPLY_MS = 5000,  /* and then to answer the close frame */
     CLOSE_CHECK_MS = 100,

@@ -427,7 +427,6 @@ class TestNameServer:
         assert bystander.ask("login", token="wrong") == {"error": INVALID}
         deaf_stack.broker.kill()
 
-    @pytest.mark.xfail(strict=True, reason="the resolver's thread keeps the loop alive")
     def test_a_question_without_an_answer_does_not_keep_it_from_stopping(self, deaf_stack, stub):
         client = begin(deaf_stack, token=stub.token("HL1"))
         client.send("login", token=stub.token("HL1"))
@@ -656,7 +655,6 @@ class TestFailureLimits:
         stub.faults()
         assert not self.is_refused(stack, "192.0.2.5", token=stub.token(fresh()))
 
-    @pytest.mark.xfail(strict=True, reason="failures are counted when they end, not begun")
     def test_many_at_once_are_not_more_than_one_by_one(self, stack, stub):
         stub.faults(login={"delay_ms": 300})
         clients = [self.connect_from(stack, "192.0.2.6") for _ in range(30)]
