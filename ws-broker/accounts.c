@@ -144,7 +144,7 @@ static void copy_member(const struct json_object *root, const char *key, char *o
 }
 
 void accounts_error_text(const struct http_answer *answer, char out[ACCOUNTS_DETAIL_MAX + 1]) {
-    struct json_object *root = parse_body(answer);
+    struct json_object *root = answer->status == 200 ? NULL : parse_body(answer);
     copy_member(root, "errorMessage", out, ACCOUNTS_DETAIL_MAX);
     json_object_put(root);
 }
@@ -209,7 +209,7 @@ static void on_account(void *user, const struct http_answer *http) {
     accounts_error_text(http, detail);
     struct accounts_answer answer = {.result = judge(account, http, detail)};
     answer.nickname = account->nickname;
-    answer.detail = detail;
+    answer.detail = http->status >= 400 && http->status < 500 ? detail : "";
     tell_waits(account, &answer);
     start_next(accounts);
 }

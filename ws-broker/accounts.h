@@ -66,7 +66,8 @@ struct accounts_wait *accounts_ask(struct accounts *accounts, const char *user_i
 /** Leaves those who wait. */
 void accounts_cancel(struct accounts *accounts, struct accounts_wait *wait);
 
-/** Copies the service's errorMessage into `out` when it is fit to be shown; else "". */
+/** Copies the service's errorMessage into `out` when it is fit to be shown; else "". A 200 is not
+ * looked at: it may hold secrets. */
 void accounts_error_text(const struct http_answer *answer, char out[ACCOUNTS_DETAIL_MAX + 1]);
 
 #endif

@@ -165,19 +165,7 @@ static void fail(struct passwords_wait *wait, const struct http_answer *answer, 
         log_warn("passwords", "step_failed", log_str("step", step),
                  log_int("status", answer->status),
                  log_str("error", answer->status ? text : answer->error));
-    finish(wait, refused ? PASSWORDS_REFUSED : PASSWORDS_DOWN, NULL, text);
-}
-
-/* Frees a body that was sent, and wipes what stood in it: its texts and its printed form. */
-static void put_body(struct json_object *body, const char *json) {
-    struct json_object_iterator at = json_object_iter_begin(body), end = json_object_iter_end(body);
-    for (; !json_object_iter_equal(&at, &end); json_object_iter_next(&at)) {
-        struct json_object *value = json_object_iter_peek_value(&at);
-        explicit_bzero((char *)(uintptr_t)json_object_get_string(value),
-                       (size_t)json_object_get_string_len(value));
-    }
-    explicit_bzero((char *)(uintptr_t)json, strlen(json));
-    json_object_put(body);
+    finish(wait, refused ? PASSWORDS_REFUSED : PASSWORDS_DOWN, NULL, refused ? text : "");
 }
 
 /* The text at root.key.value; NULL: it is not there. */
@@ -214,7 +202,7 @@ static void on_access_token(void *user, const struct http_answer *answer) {
     struct json_object *root = answer->status == 200 ? parse(answer) : NULL;
     const char *token = token_value(root, "accessToken");
     if (token)
-        finish(wait, PASSWORDS_OK, token, answer);
+        finish(wait, PASSWORDS_OK, token, "");
     else
         fail(wait, answer, "access-token");
     wipe_and_put(root);
