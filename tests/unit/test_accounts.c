@@ -245,11 +245,9 @@ static const struct {
     {404, "<html>no HL1</html>", ""},
     {404, "[{\"errorMessage\":\"x\"}]", ""},
     {404, "", ""},
-    {399, "{\"errorMessage\":\"x\"}", ""},
     {200, "{\"errorMessage\":\"x\"}", ""},
-    {500, "{\"errorMessage\":\"x\"}", ""},
-    {503, "{\"errorMessage\":\"x\"}", ""},
-    {0, "{\"errorMessage\":\"x\"}", ""},
+    {500, "{\"errorMessage\":\"database\"}", "database"}, /* for the log */
+    {0, "", ""},
 };
 
 static void test_details(void **state) {
@@ -261,7 +259,7 @@ static void test_details(void **state) {
                                      .error = "timeout"};
         char detail[ACCOUNTS_DETAIL_MAX + 1];
         memset(detail, 'x', sizeof(detail));
-        accounts_error_detail(&answer, detail);
+        accounts_error_text(&answer, detail);
         if (strcmp(detail, details[i].detail) != 0)
             fail_msg("row %zu: %s", i, detail);
     }
@@ -270,6 +268,8 @@ static void test_details(void **state) {
     learn(401, "{\"errorMessage\":\"expired\"}");
     assert_string_equal(outcomes[0].detail, "expired");
     learn(200, "{\"errorMessage\":\"x\"}");
+    assert_string_equal(outcomes[0].detail, "");
+    learn(500, "{\"errorMessage\":\"database\"}");
     assert_string_equal(outcomes[0].detail, "");
 }
 
@@ -318,6 +318,21 @@ static void test_stale_for_an_hour(void **state) {
     now_ms += 1;
     learn(0, NULL);
     check(0, ACCOUNTS_DOWN, "");
+}
+
+/* For a login whose time is up before the service says anything. */
+static void test_stale_before_the_answer(void **state) {
+    (void)state;
+    assert_null(accounts_stale(accounts, "HL1", now_ms));
+    learn(200, "{\"nickname\":\"Hero\"}");
+    now_ms += STALE_MS - 1;
+    ask(0, "HL1");
+    assert_string_equal(accounts_stale(accounts, "HL1", now_ms), "Hero");
+    assert_null(accounts_stale(accounts, "HL2", now_ms));
+    now_ms += 1;
+    assert_null(accounts_stale(accounts, "HL1", now_ms));
+    stub_answer(1, 404, "{}");
+    assert_null(accounts_stale(accounts, "HL1", now_ms));
 }
 
 /* The service has an answer, and it is no: what was known does not count. */
@@ -563,6 +578,7 @@ int main(void) {
         TEST(test_fresh_for_300_s),
         TEST(test_known_since_the_answer),
         TEST(test_stale_for_an_hour),
+        TEST(test_stale_before_the_answer),
         TEST(test_stale_is_not_for_refusals),
         TEST(test_missing_for_30_s),
         TEST(test_failures_are_not_remembered),
