@@ -12,6 +12,7 @@
 
 #include "shared/log.h"
 #include "tests/unit/http_stub.h"
+#include "tests/unit/secret_watch.h"
 #include "tests/unit/token_maker.h"
 #include "ws-broker/passwords.h"
 
@@ -303,31 +304,6 @@ static void test_secrets_are_wiped(void **state) {
 }
 #else
 
-/* glibc's allocator, with a look at what is given back. */
-void *__libc_malloc(size_t size);
-void __libc_free(void *memory);
-size_t malloc_usable_size(void *memory);
-
-static bool looks;
-static unsigned left_behind; /* blocks given back with a secret in them */
-
-void free(void *memory) {
-    if (memory && looks && memmem(memory, malloc_usable_size(memory), "CANARY", 6))
-        left_behind++;
-    __libc_free(memory);
-}
-
-/* Always moves, as it always may. */
-void *realloc(void *memory, size_t size) {
-    void *moved = __libc_malloc(size);
-    if (moved && memory) {
-        size_t had = malloc_usable_size(memory);
-        memcpy(moved, memory, had < size ? had : size);
-        free(memory);
-    }
-    return moved;
-}
-
 /* Secrets begin and end with a mark: a wiped beginning is not enough. */
 #define LONG_TEXT "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 #define SECRET    "CANARY" LONG_TEXT "CANARY" LONG_TEXT "CANARY"
@@ -338,8 +314,7 @@ static void test_secrets_are_wiped(void **state) {
     for (int end = 0; end < 4; end++) { /* well; refused in either step; cancelled */
         size_t n = http_stub.count;
         outcomes[0] = (struct outcome){0};
-        left_behind = 0;
-        looks = true;
+        secret_watch_start("CANARY");
         outcomes[0].wait = passwords_ask(passwords, "ann", password, on_password, &outcomes[0]);
         if (end == 1)
             stub_answer(n, 401, "{}");
@@ -351,17 +326,15 @@ static void test_secrets_are_wiped(void **state) {
             stub_answer(n + 1, 401, "{}");
         else if (end == 3)
             cancel(0);
-        looks = false;
+        unsigned left_behind = secret_watch_stop();
         if (left_behind > 0)
             fail_msg("end %d: %u blocks with a secret", end, left_behind);
     }
     for (size_t i = 0; i <= PASSWORDS_IN_FLIGHT; i++) /* the last one is queued */
         outcomes[i].wait = passwords_ask(passwords, "ann", password, on_password, &outcomes[i]);
-    left_behind = 0;
-    looks = true;
+    secret_watch_start("CANARY");
     cancel(PASSWORDS_IN_FLIGHT);
-    looks = false;
-    assert_int_equal(left_behind, 0);
+    assert_int_equal(secret_watch_stop(), 0);
     free(password);
 }
 #endif
