@@ -10,6 +10,8 @@ WERROR    ?=
 
 MAKEFLAGS += --no-builtin-rules
 .SUFFIXES:
+# Objects of tests are intermediate to make, which would delete them and build them anew each time.
+.SECONDARY:
 .DEFAULT_GOAL := all
 
 BUILD   := build$(if $(SANITIZE),/sanitize)
@@ -36,6 +38,8 @@ API_LIB    := $(BUILD)/libapi.a
 BROKER_LIB := $(BUILD)/libbroker.a
 PROGRAMS   := $(BUILD)/ws-broker $(BUILD)/api-fcgi
 UNIT_TESTS := $(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(wildcard tests/unit/test_*.c))
+FUZZERS    := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
+BENCHES    := $(patsubst tests/bench/%.c,$(BUILD)/bench/%,$(wildcard tests/bench/bench_*.c))
 
 .PHONY: all
 all: need-build $(PROGRAMS) ## build both programs into build/
@@ -55,6 +59,18 @@ $(BUILD)/api-fcgi: $(call objects,api-fcgi/main.c) $(API_LIB) $(SHARED_LIB)
 $(BUILD)/unit/%: $(BUILD)/obj/tests/unit/%.o $(BROKER_LIB) $(API_LIB) $(SHARED_LIB)
 	@mkdir -p $(@D)
 	$(LINK) -o $@ $^ -lcmocka $(PKG_LIBS) -lfcgi -pthread
+$(BUILD)/bench/%: $(BUILD)/obj/tests/bench/%.o $(BROKER_LIB) $(SHARED_LIB)
+	@mkdir -p $(@D)
+	$(LINK) -o $@ $^ $(PKG_LIBS)
+
+# A fuzz target with a main that replays files: any compiler, any SANITIZE.
+$(BUILD)/fuzz/%: $(BUILD)/obj/tests/fuzz/%.o $(BUILD)/obj/tests/fuzz/replay.o $(BROKER_LIB) $(SHARED_LIB)
+	@mkdir -p $(@D)
+	$(LINK) -o $@ $^ $(PKG_LIBS)
+# The same with libFuzzer's main; only `make fuzz` builds these, with clang.
+$(BUILD)/libfuzzer/%: $(BUILD)/obj/tests/fuzz/%.o $(BROKER_LIB) $(SHARED_LIB)
+	@mkdir -p $(@D)
+	$(LINK) -fsanitize=fuzzer -o $@ $^ $(PKG_LIBS)
 
 $(BUILD)/obj/%.o: %.c Makefile
 	@mkdir -p $(@D)
@@ -69,6 +85,11 @@ run: ## install what is missing, build, start the whole chat on 127.0.0.1:8080 (
 	@shared/scripts/deps.sh run
 	@+$(MAKE) --no-print-directory --silent all
 	@exec shared/scripts/run.sh
+
+.PHONY: token
+token: export TOKEN_USER = $(if $(filter command,$(origin USER)),$(USER),HL1)
+token: ## an access token for the account stub of `make run IDENTITY=heavenland` (USER=HL1 NICK=Hero)
+	@python3 tests/stub/account_api.py --token "$$TOKEN_USER" "$$NICK"
 
 # Testing it ---------------------------------------------------------------------------------------------------------
 VENV := build/venv
@@ -89,7 +110,7 @@ check: ## the quick part of the tests: unit and lint
 .PHONY: unit unit-programs e2e chaos smoke lint format
 unit: unit-programs ## only the unit tests
 	@tests/run.sh unit
-unit-programs: need-build $(UNIT_TESTS)
+unit-programs: need-build $(UNIT_TESTS) $(addprefix $(BUILD)/fuzz/,$(FUZZERS))
 e2e: all $(VENV)/stamp ## only the end-to-end tests (PYTEST="-k history" for some)
 	@tests/run.sh e2e
 chaos: all $(VENV)/stamp ## break one thing after the other under load, about 5 minutes
@@ -107,6 +128,27 @@ $(VENV)/stamp: tests/requirements.txt
 	@rm -rf $(VENV) && python3 -m venv $(VENV)
 	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-virtualenv -r $<
 	@touch $@
+
+# Measuring it -------------------------------------------------------------------------------------------------------
+.PHONY: bench
+bench: need-build $(BENCHES) ## measure: what one login costs
+	@for bench in $(BENCHES); do "$$bench" || exit 1; done
+
+# What the fuzzers add to the corpus stays in build/fuzz, and so does what they find (crash-*), ready to become a seed.
+FUZZ_SECONDS ?= 30
+.PHONY: fuzz fuzz-programs
+fuzz-programs: need-build $(addprefix $(BUILD)/libfuzzer/,$(FUZZERS))
+fuzz: ## fuzz the parsers with clang, FUZZ_SECONDS=30 each
+	@shared/scripts/deps.sh fuzz
+	@+$(MAKE) --no-print-directory --silent BUILD=build/fuzz CC=clang CFLAGS="-O1 -g" \
+	    SANITIZE=fuzzer-no-link,address,undefined fuzz-programs
+	@set -e; for fuzzer in $(FUZZERS); do \
+	    mkdir -p build/fuzz/corpus/$$fuzzer; \
+	    UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 build/fuzz/libfuzzer/$$fuzzer \
+	        -max_total_time=$(FUZZ_SECONDS) -max_len=16384 -dict=tests/fuzz/$$fuzzer.dict \
+	        -artifact_prefix=build/fuzz/$$fuzzer- -print_final_stats=1 -verbosity=0 \
+	        build/fuzz/corpus/$$fuzzer tests/fuzz/seeds/$$fuzzer; \
+	done
 
 # Helpers ------------------------------------------------------------------------------------------------------------
 .PHONY: deps need-build clean help

@@ -7,6 +7,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "shared/log.h"
 #include "shared/status.h"
@@ -356,6 +357,8 @@ static int set_value(struct loader *loader, const struct row *row, const char *t
         return complain(loader, "%s: %s: %s", origin, row->name, why);
     char allowed[128];
     describe_allowed(row, allowed, sizeof(allowed));
+    if (row->type == ROW_URL) /* it may be refused for the password in it */
+        return complain(loader, "%s: %s must be %s", origin, row->name, allowed);
     return complain(loader, "%s: %s is '%s', but must be %s", origin, row->name, show(text).text,
                     allowed);
 }
@@ -591,6 +594,23 @@ static int take_flag(struct loader *loader, const struct option *option) {
 /* ---- Rules that join several rows ------------------------------------------------------------
  */
 
+/** Each of the files of a list separated by commas must be there to be read. */
+static int check_files(const struct loader *loader, const char *name, const char *list) {
+    while (list && *list) {
+        size_t len = strcspn(list, ",");
+        char *path = strndup(list, len);
+        int status = CHAT_OK;
+        if (!path || access(path, R_OK) < 0)
+            status =
+                complain(loader, "%s: %s: %s", name, path ? show(path).text : "", strerror(errno));
+        free(path);
+        if (status != CHAT_OK)
+            return status;
+        list += len + (list[len] == ',');
+    }
+    return CHAT_OK;
+}
+
 static int check_together(const struct loader *loader) {
     const struct settings *settings = loader->settings;
     const char *profile = profiles[settings->chat_env];
@@ -604,6 +624,8 @@ static int check_together(const struct loader *loader) {
     if (settings->identity != IDENTITY_DEV && !settings->jwt_public_key_file && !settings->jwks_url)
         return complain(loader, "IDENTITY=%s wants JWT_PUBLIC_KEY_FILE or JWKS_URL",
                         identities[settings->identity]);
+    if (check_files(loader, "JWT_PUBLIC_KEY_FILE", settings->jwt_public_key_file) != CHAT_OK)
+        return CHAT_EINVAL;
     if (settings->identity == IDENTITY_HEAVENLAND && !settings->heavenland_api_url)
         return complain(loader, "IDENTITY=heavenland wants HEAVENLAND_API_URL");
     if (settings->heavenland_api_url &&

@@ -106,10 +106,14 @@ unit_program() { # name
 }
 
 run_unit() {
-    local source
+    local source name
     # By source, so that what an older build left behind is not run.
     for source in tests/unit/test_*.c; do
         [[ -f $source ]] && unit_program "$(basename "$source" .c)"
+    done
+    for source in tests/fuzz/fuzz_*.c; do
+        name=$(basename "$source" .c)
+        one_test "unit: seeds of $name" "$HLCHAT_BUILD/fuzz/$name" tests/fuzz/seeds/"$name"/*
     done
 }
 

@@ -18,7 +18,8 @@ enum {
     FRESH_MS = 300 * 1000,
     STALE_MS = 3600 * 1000,
     MISSING_MS = 30 * 1000,
-    REQUEST_TIMEOUT_MS = 9000,
+    REQUEST_TIMEOUT_MS =
+        6000, /* less than a login's deadline: a stale nickname still comes in time */
 };
 
 struct accounts_wait {
@@ -107,6 +108,15 @@ enum accounts_result accounts_remembered(struct accounts *accounts, const char *
     return ACCOUNTS_UNKNOWN;
 }
 
+static bool has_stale(const struct account *account, int64_t now_ms) {
+    return account->nickname[0] && now_ms - account->known_at_ms < STALE_MS;
+}
+
+const char *accounts_stale(struct accounts *accounts, const char *user_id, int64_t now_ms) {
+    struct account *account = find(accounts, user_id);
+    return account && has_stale(account, now_ms) ? account->nickname : NULL;
+}
+
 /* ---- the service's answer
  * ------------------------------------------------------------------------------------- */
 
@@ -127,18 +137,14 @@ static void copy_member(const struct json_object *root, const char *key, char *o
         return;
     const char *text = json_object_get_string(value);
     size_t len = (size_t)json_object_get_string_len(value);
-    if (len > max || !utf8_is_valid(text, len))
+    if (len > max || !utf8_is_printable(text, len))
         return;
-    for (size_t i = 0; i < len; i++)
-        if ((unsigned char)text[i] < ' ' || text[i] == 0x7f)
-            return;
     memcpy(out, text, len);
     out[len] = '\0';
 }
 
-void accounts_error_detail(const struct http_answer *answer, char out[ACCOUNTS_DETAIL_MAX + 1]) {
-    struct json_object *root =
-        answer->status >= 400 && answer->status < 500 ? parse_body(answer) : NULL;
+void accounts_error_text(const struct http_answer *answer, char out[ACCOUNTS_DETAIL_MAX + 1]) {
+    struct json_object *root = answer->status == 200 ? NULL : parse_body(answer);
     copy_member(root, "errorMessage", out, ACCOUNTS_DETAIL_MAX);
     json_object_put(root);
 }
@@ -158,16 +164,8 @@ static bool read_account(struct account *account, const struct http_answer *answ
     return true;
 }
 
-static void log_failure(const struct http_answer *answer) {
-    struct json_object *root = answer->status ? parse_body(answer) : NULL;
-    char description[ACCOUNTS_DETAIL_MAX + 1];
-    copy_member(root, "statusDescription", description, ACCOUNTS_DETAIL_MAX);
-    json_object_put(root);
-    log_warn("accounts", "lookup_failed", log_int("status", answer->status),
-             log_str("error", answer->status ? description : answer->error));
-}
-
-static enum accounts_result judge(struct account *account, const struct http_answer *answer) {
+static enum accounts_result judge(struct account *account, const struct http_answer *answer,
+                                  const char *text) {
     int64_t now_ms = (int64_t)(uv_hrtime() / 1000000); /* the clock of uv_now() */
     switch (answer->status) {
     case 200:
@@ -185,9 +183,10 @@ static enum accounts_result judge(struct account *account, const struct http_ans
     default:
         break;
     }
-    log_failure(answer);
+    log_warn("accounts", "lookup_failed", log_int("status", answer->status),
+             log_str("error", answer->status ? text : answer->error));
     /* What was known before is better than nothing. */
-    if (account->nickname[0] && now_ms - account->known_at_ms < STALE_MS)
+    if (has_stale(account, now_ms))
         return ACCOUNTS_FOUND;
     return ACCOUNTS_DOWN;
 }
@@ -207,10 +206,10 @@ static void on_account(void *user, const struct http_answer *http) {
     char detail[ACCOUNTS_DETAIL_MAX + 1];
     account->request = NULL;
     accounts->in_flight--;
-    struct accounts_answer answer = {.result = judge(account, http)};
-    accounts_error_detail(http, detail);
+    accounts_error_text(http, detail);
+    struct accounts_answer answer = {.result = judge(account, http, detail)};
     answer.nickname = account->nickname;
-    answer.detail = detail;
+    answer.detail = http->status >= 400 && http->status < 500 ? detail : "";
     tell_waits(account, &answer);
     start_next(accounts);
 }

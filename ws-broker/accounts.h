@@ -52,6 +52,10 @@ void accounts_free(struct accounts *accounts);
 enum accounts_result accounts_remembered(struct accounts *accounts, const char *user_id,
                                          int64_t now_ms, const char **nickname);
 
+/** The nickname that was known at most an hour ago, for when the service does not answer; NULL:
+ * none. Good until the next call. */
+const char *accounts_stale(struct accounts *accounts, const char *user_id, int64_t now_ms);
+
 /**
  * Asks for the account, or joins those who wait for the same. `token` is sent along; both texts are
  * copied. The callback comes once, later, never before return, and does not ask again from inside.
@@ -62,7 +66,8 @@ struct accounts_wait *accounts_ask(struct accounts *accounts, const char *user_i
 /** Leaves those who wait. */
 void accounts_cancel(struct accounts *accounts, struct accounts_wait *wait);
 
-/** Copies the errorMessage of a 4xx answer into `out` when it is fit to be shown; else "". */
-void accounts_error_detail(const struct http_answer *answer, char out[ACCOUNTS_DETAIL_MAX + 1]);
+/** Copies the service's errorMessage into `out` when it is fit to be shown; else "". A 200 is not
+ * looked at: it may hold secrets. */
+void accounts_error_text(const struct http_answer *answer, char out[ACCOUNTS_DETAIL_MAX + 1]);
 
 #endif

@@ -8,7 +8,7 @@
 #include "shared/status.h"
 
 struct admission_address {
-    struct in6_addr ip; /* the address's group; all peers of a unix socket are one */
+    struct in6_addr ip; /* see key_of() */
     int clients;
     struct rate connects;
     struct rate login_failures;
@@ -19,11 +19,19 @@ static bool has_address_limits(const struct admission *admission) {
     return admission->max_per_address > 0 || admission->connect_rate.per_second > 0;
 }
 
+/* All peers of a unix socket are one; no IP address looks like that. */
+static struct in6_addr key_of(const struct address_ip *address) {
+    struct address_ip group = address_ip_group(address);
+    if (group.is_unix)
+        memset(&group.ip, 0xff, sizeof(group.ip));
+    return group.ip;
+}
+
 static struct admission_address *find(const struct admission *admission,
                                       const struct address_ip *address) {
-    struct address_ip group = address_ip_group(address);
+    struct in6_addr key = key_of(address);
     struct admission_address *entry;
-    HASH_FIND(hh, admission->_by_address, &group.ip, sizeof(group.ip), entry);
+    HASH_FIND(hh, admission->_by_address, &key, sizeof(key), entry);
     return entry;
 }
 
@@ -35,7 +43,7 @@ static struct admission_address *find_or_add(struct admission *admission,
     entry = calloc(1, sizeof(*entry));
     if (!entry)
         return NULL;
-    entry->ip = address_ip_group(address).ip;
+    entry->ip = key_of(address);
     HASH_ADD(hh, admission->_by_address, ip, sizeof(entry->ip), entry);
     return entry;
 }
@@ -96,6 +104,12 @@ void admission_login_failed(struct admission *admission, const struct address_ip
     struct admission_address *entry = limit.per_second > 0 ? find_or_add(admission, address) : NULL;
     if (entry)
         rate_take(&entry->login_failures, &limit, now_ms / MINUTE_CLOCK);
+}
+
+void admission_login_forgiven(struct admission *admission, const struct address_ip *address) {
+    struct admission_address *entry = find(admission, address);
+    if (entry)
+        rate_give_back(&entry->login_failures);
 }
 
 void admission_tick(struct admission *admission, int64_t now_ms) {

@@ -43,9 +43,12 @@ void admission_leave(struct admission *admission, const struct address_ip *addre
 /** How many seconds a client from there has to wait before it may try to log in; 0: it may. */
 int64_t admission_login_wait_s(const struct admission *admission, const struct address_ip *address,
                                int64_t now_ms);
-/** A login from there was refused. */
+/** A login from there was refused; or may be, and is counted before it is known. */
 void admission_login_failed(struct admission *admission, const struct address_ip *address,
                             int64_t now_ms);
+
+/** One that was counted before it was known was not refused. */
+void admission_login_forgiven(struct admission *admission, const struct address_ip *address);
 
 /** Forgets addresses that matter no more. Call now and then. */
 void admission_tick(struct admission *admission, int64_t now_ms);

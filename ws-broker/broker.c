@@ -20,6 +20,7 @@
 #include <stdlib.h>
 #include <sys/resource.h>
 #include <time.h>
+#include <unistd.h>
 #include <uv.h>
 
 #include "shared/log.h"
@@ -52,6 +53,7 @@ enum {
     STOP_CHECK_MS = 20,
     LOST_PER_STEP = 20, /* clients that are closed every LOST_STEP_MS: 200 a second */
     LOST_STEP_MS = 100,
+    EXIT_DEADLINE_MS = 2000, /* for what is left then, such as a look-up that hangs in a thread */
 };
 
 struct broker {
@@ -63,6 +65,7 @@ struct broker {
     uv_timer_t tick, stop_timer;
     uv_timer_t lost_timer; /* runs while clients that have lost continuity are closed */
     uv_signal_t sigterm, sigint;
+    uv_timer_t exit_timer;        /* runs while the loop runs out, without keeping it alive */
     struct listener listeners[2]; /* by enum ws_side */
     struct ws *ws;
     struct http *http; /* NULL with development logins */
@@ -313,8 +316,16 @@ static void close_handle(void *handle) {
     uv_close(handle, NULL);
 }
 
+static void on_exit_deadline(uv_timer_t *timer) {
+    (void)timer;
+    log_warn("broker", "exit_without_waiting", log_str("why", "a thread hangs"));
+    _exit(EXIT_SUCCESS);
+}
+
 /* Closes whatever was started; the loop runs out by itself then. */
 static void close_all(struct broker *broker) {
+    uv_timer_start(&broker->exit_timer, on_exit_deadline, EXIT_DEADLINE_MS, 0);
+    uv_unref((uv_handle_t *)&broker->exit_timer);
     identity_free(broker->chat.identity);
     broker->chat.identity = NULL;
     if (broker->http)
@@ -488,6 +499,7 @@ static void start_handles(struct broker *broker) {
     uv_timer_init(loop, &broker->tick);
     uv_timer_init(loop, &broker->stop_timer);
     uv_timer_init(loop, &broker->lost_timer);
+    uv_timer_init(loop, &broker->exit_timer);
     uv_signal_init(loop, &broker->sigterm);
     uv_signal_init(loop, &broker->sigint);
     broker->turn_end.data = broker->tick.data = broker->stop_timer.data = broker;
@@ -517,6 +529,7 @@ static int run_out(struct broker *broker) {
     uv_run(&broker->loop, UV_RUN_DEFAULT);
     if (broker->ws)
         ws_free(broker->ws);
+    close_handle(&broker->exit_timer);
     uv_run(&broker->loop, UV_RUN_DEFAULT); /* the library's last handles close here */
     int left = uv_loop_close(&broker->loop);
     if (left != 0)

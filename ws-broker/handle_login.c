@@ -47,7 +47,10 @@ static int enter(struct chat *chat, struct conn *conn, const struct identity_ans
 enum proto_refusal handle_identity(struct chat *chat, struct conn *conn,
                                    const struct identity_answer *answer,
                                    char error[PROTO_ERROR_MAX]) {
-    conn->login_pending = false;
+    bool counted = conn->login_counted;
+    conn->login_pending = conn->login_counted = false;
+    if (counted && answer->status != IDENTITY_REFUSED)
+        admission_login_forgiven(chat->admission, &conn->address);
     conn->login_deadline_ms = chat->time.now_ms + chat->login_timeout_ms;
 
     if (answer->status == IDENTITY_UNAVAILABLE) {
@@ -57,7 +60,8 @@ enum proto_refusal handle_identity(struct chat *chat, struct conn *conn,
     }
     if (answer->status == IDENTITY_REFUSED) {
         refused.value++;
-        admission_login_failed(chat->admission, &conn->address, chat->time.now_ms);
+        if (!counted)
+            admission_login_failed(chat->admission, &conn->address, chat->time.now_ms);
         if (conn->state == CONN_NEW)
             conn->login_failures++;
         snprintf(error, PROTO_ERROR_MAX, "%s", answer->error);
@@ -97,6 +101,11 @@ enum proto_refusal handle_login(struct chat *chat, struct conn *conn,
                  "too many failed logins from your address: wait %" PRId64 " s", wait_s);
         return REFUSED_RATE;
     }
+    /* A password is counted before it is known to be wrong, or many guesses at once would pass the
+       limit together. A token cannot be guessed. */
+    conn->login_counted = !request->login.token;
+    if (conn->login_counted)
+        admission_login_failed(chat->admission, &conn->address, chat->time.now_ms);
     struct identity_answer answer;
     conn->login_pending = true;
     if (!identity_check(chat->identity, &request->login, conn->id, &answer))

@@ -244,12 +244,17 @@ static bool token_turn(struct identity *base) {
 
 static void token_tick(struct identity *base) {
     struct token_identity *identity = token_identity(base);
-    struct login *login, *next;
-    verifier_tick(identity->verifier, now_ms(identity));
-    HASH_ITER(hh, identity->logins, login, next) {
-        if (login->deadline_ms > now_ms(identity))
-            break; /* the rest began later */
-        refuse(login, IDENTITY_UNAVAILABLE, ERROR_DOWN, "");
+    int64_t now = now_ms(identity);
+    struct login *login;
+    verifier_tick(identity->verifier, now);
+    /* Always the oldest: an answer may make any other connection leave. */
+    while ((login = identity->logins) && login->deadline_ms <= now) {
+        const char *stale =
+            login->looking ? accounts_stale(identity->accounts, login->claims.sub, now) : NULL;
+        if (stale)
+            accept_login(login, stale);
+        else
+            refuse(login, IDENTITY_UNAVAILABLE, ERROR_DOWN, "");
     }
 }
 

@@ -120,12 +120,13 @@ static const char *check_claims(const struct json_object *payload, const struct 
     const char *sub = text_member(payload, "sub");
     if (!sub || !*sub || strlen(sub) > IDENTITY_ID_MAX)
         return "sub is not a string of 1 to 128 bytes";
-    /* Each part was checked to be UTF-8, but escapes can still spell a lone surrogate. */
+    /* The payload is UTF-8, and json-c makes U+FFFD of an escaped lone surrogate; a later one may
+     * not. */
     if (!utf8_is_valid(sub, strlen(sub)))
         return "sub is not UTF-8";
     const char *nickname = text_member(payload, policy->nickname_claim);
     if (!nickname || !*nickname || strlen(nickname) > IDENTITY_NICKNAME_MAX ||
-        !utf8_is_valid(nickname, strlen(nickname)))
+        !utf8_is_printable(nickname, strlen(nickname)))
         nickname = sub;
     snprintf(claims->sub, sizeof(claims->sub), "%s", sub);
     snprintf(claims->nickname, sizeof(claims->nickname), "%s", nickname);

@@ -3,6 +3,7 @@
 #include <json-c/json.h>
 #include <openssl/bn.h>
 #include <openssl/core_names.h>
+#include <openssl/err.h>
 #include <openssl/param_build.h>
 #include <openssl/pem.h>
 #include <openssl/x509.h>
@@ -13,7 +14,21 @@
 #include "shared/status.h"
 #include "ws-broker/base64url.h"
 
-enum { RSA_BITS_MIN = 2048, RSA_BITS_MAX = 8192, JWKS_DEPTH_MAX = 8 };
+enum {
+    RSA_BITS_MIN = 2048,
+    RSA_BITS_MAX = 8192,
+    RSA_EXPONENT_BITS_MAX = 64,
+    JWKS_DEPTH_MAX = 8,
+};
+
+/* With 1 or an even number nothing is proved, and a long one costs milliseconds for each token. */
+static bool is_fit_exponent(const EVP_PKEY *pkey) {
+    BIGNUM *e = NULL;
+    bool fits = EVP_PKEY_get_bn_param(pkey, OSSL_PKEY_PARAM_RSA_E, &e) && BN_is_odd(e) &&
+                !BN_is_one(e) && BN_num_bits(e) <= RSA_EXPONENT_BITS_MAX;
+    BN_free(e);
+    return fits;
+}
 
 static const char *unfit(const EVP_PKEY *pkey) {
     if (!EVP_PKEY_is_a(pkey, "RSA"))
@@ -22,35 +37,68 @@ static const char *unfit(const EVP_PKEY *pkey) {
         return "an RSA key of less than 2048 bits";
     if (EVP_PKEY_get_bits(pkey) > RSA_BITS_MAX)
         return "an RSA key of more than 8192 bits";
+    if (!is_fit_exponent(pkey))
+        return "an RSA key with an unusual exponent";
     return NULL;
 }
 
-static EVP_PKEY *read_pem(BIO *bio) {
-    EVP_PKEY *pkey = PEM_read_bio_PUBKEY(bio, NULL, NULL, NULL);
-    if (pkey)
-        return pkey;
-    BIO_reset(bio);
-    X509 *certificate = PEM_read_bio_X509(bio, NULL, NULL, NULL);
-    pkey = certificate ? X509_get_pubkey(certificate) : NULL;
+static EVP_PKEY *parse_certificate(const unsigned char *der, long len) {
+    X509 *certificate = d2i_X509(NULL, &der, len);
+    EVP_PKEY *pkey = certificate ? X509_get_pubkey(certificate) : NULL;
     X509_free(certificate);
     return pkey;
 }
 
-int keyring_add_pem(struct keyring *ring, const char *pem, size_t len,
-                    char error[KEYRING_ERROR_MAX]) {
-    BIO *bio = BIO_new_mem_buf(pem, (int)len);
-    EVP_PKEY *pkey = bio ? read_pem(bio) : NULL;
-    BIO_free(bio);
-    const char *why = !pkey                             ? "no public key in PEM form"
+/* Takes over the key. NULL: it is in the ring; else why it is not. */
+static const char *take(struct keyring *ring, EVP_PKEY *pkey) {
+    const char *why = !pkey                             ? "a public key that cannot be read"
                       : ring->count == KEYRING_KEYS_MAX ? "too many keys"
                                                         : unfit(pkey);
-    if (why) {
-        snprintf(error, KEYRING_ERROR_MAX, "%s", why);
+    if (why)
         EVP_PKEY_free(pkey);
-        return CHAT_EINVAL;
+    else
+        ring->keys[ring->count++] = (struct keyring_key){.pkey = pkey};
+    return why;
+}
+
+static const char *read_pem(struct keyring *ring, BIO *bio) {
+    const char *why = NULL;
+    char *name, *header;
+    unsigned char *der;
+    long len;
+    size_t count = ring->count;
+    bool seen_certificate = false;
+    ERR_clear_error();
+    while (!why && PEM_read_bio(bio, &name, &header, &der, &len)) {
+        const unsigned char *in = der;
+        bool is_certificate = strcmp(name, PEM_STRING_X509) == 0;
+        if (strcmp(name, PEM_STRING_PUBLIC) == 0)
+            why = take(ring, d2i_PUBKEY(NULL, &in, len));
+        else if (is_certificate && !seen_certificate)
+            why = take(ring, parse_certificate(der, len));
+        seen_certificate = seen_certificate || is_certificate;
+        OPENSSL_free(name);
+        OPENSSL_free(header);
+        OPENSSL_free(der);
     }
-    ring->keys[ring->count++] = (struct keyring_key){.pkey = pkey};
-    return CHAT_OK;
+    if (!why && ERR_GET_REASON(ERR_peek_last_error()) != PEM_R_NO_START_LINE)
+        why = "a PEM block that cannot be read";
+    ERR_clear_error();
+    return !why && ring->count == count ? "no public key in PEM form" : why;
+}
+
+int keyring_add_pem(struct keyring *ring, const char *pem, size_t len,
+                    char error[KEYRING_ERROR_MAX]) {
+    size_t count = ring->count;
+    BIO *bio = BIO_new_mem_buf(pem, (int)len);
+    const char *why = bio ? read_pem(ring, bio) : "no memory";
+    BIO_free(bio);
+    if (!why)
+        return CHAT_OK;
+    snprintf(error, KEYRING_ERROR_MAX, "%s", why);
+    while (ring->count > count)
+        EVP_PKEY_free(ring->keys[--ring->count].pkey);
+    return CHAT_EINVAL;
 }
 
 static const char *text_member(const struct json_object *object, const char *key) {

@@ -25,8 +25,9 @@ struct keyring {
     size_t count;
 };
 
-/** Adds the public keys (or certificates' keys) of a PEM text. CHAT_OK, or CHAT_EINVAL with a text
- * in `error`. */
+/** Adds the public keys of a PEM text and that of its first certificate (those behind it are its
+ * issuers', who sign no tokens). CHAT_OK, or CHAT_EINVAL with a text in `error`; then none is
+ * added. */
 int keyring_add_pem(struct keyring *ring, const char *pem, size_t len,
                     char error[KEYRING_ERROR_MAX]);
 

@@ -1,6 +1,7 @@
 #include "ws-broker/passwords.h"
 
 #include <json-c/json.h>
+#include <json-c/printbuf.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -38,6 +39,65 @@ static void wipe(char *text) {
         explicit_bzero(text, strlen(text));
     free(text);
 }
+
+/* ---- JSON with secrets: the library frees without wiping, and moves texts that grow ---- */
+
+/* Joins a list of pieces that NULL ends: the first, third... as they are, those between as the
+ * inside of a JSON string. One block from the start, so that no copies are left behind. NULL: no
+ * memory. */
+static char *join(const char *const pieces[]) {
+    size_t size = 1;
+    for (size_t i = 0; pieces[i]; i++)
+        size += strlen(pieces[i]) * (i % 2 ? sizeof("\\u0000") - 1 : 1);
+    char *text = malloc(size), *out = text;
+    for (size_t i = 0; text && pieces[i]; i++)
+        for (const char *c = pieces[i]; *c; c++) {
+            if (i % 2 && (unsigned char)*c < ' ') {
+                out += snprintf(out, sizeof("\\u0000"), "\\u%04x", (unsigned)*c);
+                continue;
+            }
+            if (i % 2 && (*c == '"' || *c == '\\'))
+                *out++ = '\\';
+            *out++ = *c;
+        }
+    if (text)
+        *out = '\0';
+    return text;
+}
+
+static struct json_object *parse(const struct http_answer *answer) {
+    struct json_tokener *tokener = json_tokener_new();
+    struct json_object *root = NULL;
+    /* room for the longest string that can come */
+    if (tokener && printbuf_memset(tokener->pb, 0, 0, (int)answer->body_len + 1) == 0) {
+        root = json_tokener_parse_ex(tokener, answer->body, (int)answer->body_len);
+        explicit_bzero(tokener->pb->buf, (size_t)tokener->pb->size);
+    }
+    json_tokener_free(tokener);
+    return root;
+}
+
+static void wipe_strings(struct json_object *value) {
+    if (json_object_is_type(value, json_type_string)) {
+        explicit_bzero((char *)(uintptr_t)json_object_get_string(value),
+                       (size_t)json_object_get_string_len(value));
+    } else if (json_object_is_type(value, json_type_array)) {
+        for (size_t i = 0; i < json_object_array_length(value); i++)
+            wipe_strings(json_object_array_get_idx(value, i));
+    } else if (json_object_is_type(value, json_type_object)) {
+        json_object_object_foreach(value, key, member) {
+            (void)key;
+            wipe_strings(member);
+        }
+    }
+}
+
+static void wipe_and_put(struct json_object *root) {
+    wipe_strings(root);
+    json_object_put(root);
+}
+
+/* ---- one login ---- */
 
 static void forget(struct passwords_wait *wait) {
     struct passwords *passwords = wait->owner;
@@ -81,12 +141,10 @@ static void start_next(struct passwords *passwords) {
 }
 
 static void finish(struct passwords_wait *wait, enum passwords_result result, const char *token,
-                   const struct http_answer *http) {
+                   const char *detail) {
     struct passwords *passwords = wait->owner;
     passwords_cb callback = wait->callback;
     void *user = wait->user;
-    char detail[ACCOUNTS_DETAIL_MAX + 1];
-    accounts_error_detail(http, detail);
     struct passwords_answer answer = {.result = result, .token = token, .detail = detail};
     wait->request = NULL;
     forget(wait);
@@ -101,19 +159,20 @@ static bool is_refusal(int status) {
 
 static void fail(struct passwords_wait *wait, const struct http_answer *answer, const char *step) {
     bool refused = is_refusal(answer->status);
+    char text[ACCOUNTS_DETAIL_MAX + 1];
+    accounts_error_text(answer, text);
     if (!refused)
         log_warn("passwords", "step_failed", log_str("step", step),
-                 log_int("status", answer->status), log_str("error", answer->error));
-    finish(wait, refused ? PASSWORDS_REFUSED : PASSWORDS_DOWN, NULL, answer);
+                 log_int("status", answer->status),
+                 log_str("error", answer->status ? text : answer->error));
+    finish(wait, refused ? PASSWORDS_REFUSED : PASSWORDS_DOWN, NULL, refused ? text : "");
 }
 
-/* The text at root.key.value of a 200; NULL: it is not there. `*root` is to be put. */
-static const char *token_value(const struct http_answer *answer, const char *key,
-                               struct json_object **root) {
+/* The text at root.key.value; NULL: it is not there. */
+static const char *token_value(const struct json_object *root, const char *key) {
     struct json_object *object = NULL, *value = NULL;
-    *root = answer->status == 200 ? json_tokener_parse(answer->body) : NULL;
-    if (!json_object_is_type(*root, json_type_object) ||
-        !json_object_object_get_ex(*root, key, &object) ||
+    if (!json_object_is_type(root, json_type_object) ||
+        !json_object_object_get_ex(root, key, &object) ||
         !json_object_is_type(object, json_type_object) ||
         !json_object_object_get_ex(object, "value", &value) ||
         !json_object_is_type(value, json_type_string) || json_object_get_string_len(value) == 0)
@@ -121,44 +180,32 @@ static const char *token_value(const struct http_answer *answer, const char *key
     return json_object_get_string(value);
 }
 
-/* Frees an answer that held a secret. */
-static void put_secret(struct json_object *root, const char *secret) {
-    if (secret)
-        explicit_bzero((char *)(uintptr_t)secret, strlen(secret));
-    json_object_put(root);
-}
-
 static void on_refresh_token(void *user, const struct http_answer *answer) {
     struct passwords_wait *wait = user;
-    struct json_object *root;
-    const char *token = token_value(answer, "refreshToken", &root);
+    struct json_object *root = answer->status == 200 ? parse(answer) : NULL;
+    const char *token = token_value(root, "refreshToken");
     wait->request = NULL;
-    if (!token) {
-        json_object_put(root);
+    if (token) {
+        char *json = join((const char *const[]){"{\"refreshToken\":\"", token, "\"}", NULL});
+        wait->request = json ? post(wait, "/idm/auth/access-token", json, on_access_token) : NULL;
+        if (!wait->request)
+            log_error("passwords", "no_memory");
+        wipe(json);
+    } else {
         fail(wait, answer, "login");
-        return;
     }
-    struct json_object *body = json_object_new_object();
-    json_object_object_add(body, "refreshToken", json_object_new_string(token));
-    const char *json = json_object_to_json_string_ext(body, JSON_C_TO_STRING_PLAIN);
-    wait->request = post(wait, "/idm/auth/access-token", json, on_access_token);
-    if (!wait->request)
-        log_error("passwords", "no_memory");
-    explicit_bzero((char *)(uintptr_t)json, strlen(json));
-    json_object_put(body);
-    put_secret(root, token);
+    wipe_and_put(root);
 }
 
 static void on_access_token(void *user, const struct http_answer *answer) {
     struct passwords_wait *wait = user;
-    struct json_object *root;
-    const char *token = token_value(answer, "accessToken", &root);
-    if (token) {
-        finish(wait, PASSWORDS_OK, token, answer);
-    } else {
+    struct json_object *root = answer->status == 200 ? parse(answer) : NULL;
+    const char *token = token_value(root, "accessToken");
+    if (token)
+        finish(wait, PASSWORDS_OK, token, "");
+    else
         fail(wait, answer, "access-token");
-    }
-    put_secret(root, token);
+    wipe_and_put(root);
 }
 
 struct passwords_wait *passwords_ask(struct passwords *passwords, const char *username,
@@ -168,15 +215,9 @@ struct passwords_wait *passwords_ask(struct passwords *passwords, const char *us
     struct passwords_wait *wait = calloc(1, sizeof(*wait));
     if (!wait)
         return NULL;
-    struct json_object *body = json_object_new_object();
-    json_object_object_add(body, "username", json_object_new_string(username));
-    json_object_object_add(body, "password", json_object_new_string(password));
-    json_object_object_add(body, "type", json_object_new_string("credentials"));
-    json_object_object_add(body, "clientType", json_object_new_string("game"));
-    const char *json = json_object_to_json_string_ext(body, JSON_C_TO_STRING_PLAIN);
-    wait->credentials = strdup(json);
-    explicit_bzero((char *)(uintptr_t)json, strlen(json));
-    json_object_put(body);
+    wait->credentials =
+        join((const char *const[]){"{\"username\":\"", username, "\",\"password\":\"", password,
+                                   "\",\"type\":\"credentials\",\"clientType\":\"game\"}", NULL});
     if (!wait->credentials) {
         free(wait);
         return NULL;

@@ -28,6 +28,10 @@ int64_t rate_take(struct rate *rate, const struct rate_limit *limit, int64_t now
     return 0;
 }
 
+void rate_give_back(struct rate *rate) {
+    rate->_spent_milli = rate->_spent_milli > TOKEN ? rate->_spent_milli - TOKEN : 0;
+}
+
 bool rate_is_full(const struct rate *rate, const struct rate_limit *limit, int64_t now_ms) {
     return spent_at(rate, limit, now_ms) == 0;
 }

@@ -27,6 +27,9 @@ int64_t rate_take(struct rate *rate, const struct rate_limit *limit, int64_t now
 /** The milliseconds until one could be taken, 0: now. Takes nothing. */
 int64_t rate_wait(const struct rate *rate, const struct rate_limit *limit, int64_t now_ms);
 
+/** Puts back one token that was taken. */
+void rate_give_back(struct rate *rate);
+
 /** Whether the bucket is full again, so that forgetting it changes nothing. */
 bool rate_is_full(const struct rate *rate, const struct rate_limit *limit, int64_t now_ms);
 

@@ -13,3 +13,10 @@ bool utf8_is_valid(const char *text, size_t len) {
     }
     return true;
 }
+
+bool utf8_is_printable(const char *text, size_t len) {
+    for (size_t i = 0; i < len; i++)
+        if ((unsigned char)text[i] < ' ' || text[i] == 0x7f)
+            return false;
+    return utf8_is_valid(text, len);
+}

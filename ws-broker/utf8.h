@@ -9,4 +9,7 @@
 /** RFC 3629: no overlong forms, no surrogates, nothing above U+10FFFF. */
 bool utf8_is_valid(const char *text, size_t len);
 
+/** Whether it is UTF-8 without control characters (below U+0020, and U+007F): fit to be a name. */
+bool utf8_is_printable(const char *text, size_t len);
+
 #endif

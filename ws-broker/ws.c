@@ -17,7 +17,7 @@ enum {
     HEADERS_MAX = 16 << 10, /* a request's headers; HAProxy lets 8 KiB through */
     HANDSHAKE_TIMEOUT_S = 10,
     PATH_MAX_BYTES = 256, /* no path of ours is longer */
-    FORWARDED_MAX = 1024,
+    FORWARDED_MAX = HEADERS_MAX,
     CLOSE_FLUSH_MS = 10000, /* what a closing client may take to read what it was sent */
     CLOSE_REPLY_MS = 5000,  /* and then to answer the close frame */
     CLOSE_CHECK_MS = 100,
@@ -354,14 +354,14 @@ struct ws *ws_new(uv_loop_t *loop, size_t frame_max, const struct ws_events *eve
         .options = LWS_SERVER_OPTION_LIBUV | LWS_SERVER_OPTION_EXPLICIT_VHOSTS |
                    LWS_SERVER_OPTION_VALIDATE_UTF8 | LWS_SERVER_OPTION_SKIP_SERVER_CANONICAL_NAME,
         .foreign_loops = loops,
-        .gid = -1,
-        .uid = -1,
         .user = ws,
         .retry_and_idle_policy = &no_idle_policy,
         .timeout_secs = HANDSHAKE_TIMEOUT_S,
         .max_http_header_data2 = HEADERS_MAX,
         .pcontext = &ws->context,
     };
+    info.gid = (__typeof__(info.gid))-1; /* we stay who we are; the type is the library version's */
+    info.uid = (__typeof__(info.uid))-1;
     ws->context = lws_create_context(&info);
     if (!ws->context) {
         log_error("ws", "context_failed",

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that a purpose needs: deps.sh [--only-check] build|run|check|test ...
+# Installs the Debian packages that a purpose needs: deps.sh [--only-check] build|run|stub|check|test|fuzz ...
 # Says what it installs; uses sudo when not root. --only-check installs nothing and fails with one line instead.
 set -euo pipefail
 
@@ -7,7 +7,9 @@ build=(gcc make pkgconf libc6-dev libwebsockets-dev libuv1-dev libjson-c-dev lib
 run=(haproxy curl ca-certificates)
 # Not redis-server, which starts a service: see redis-server.sh.
 redis=(redis-tools)
+stub=(python3 openssl) # of the account service: make run IDENTITY=heavenland
 check=(libcmocka-dev shellcheck git python3 python3-venv)
+fuzz=(clang libclang-rt-dev)
 tests=(chromium chromium-driver)
 
 fail() {
@@ -29,9 +31,11 @@ for purpose in "$@"; do
         # A Redis of its own is started for who names none.
         [[ ${STORE-} != redis || -n ${REDIS_URL-}${REDIS_URL_FILE-} ]] || wanted+=("${redis[@]}")
         ;;
+    stub) wanted+=("${stub[@]}") ;;
     check) wanted+=("${build[@]}" "${check[@]}") ;;
-    test) wanted+=("${build[@]}" "${run[@]}" "${redis[@]}" "${check[@]}" "${tests[@]}") ;;
-    *) fail "unknown purpose '$purpose' (build, run, check, test)" ;;
+    fuzz) wanted+=("${build[@]}" "${fuzz[@]}") ;;
+    test) wanted+=("${build[@]}" "${run[@]}" "${stub[@]}" "${redis[@]}" "${check[@]}" "${tests[@]}") ;;
+    *) fail "unknown purpose '$purpose' (build, run, stub, check, test, fuzz)" ;;
     esac
 done
 

@@ -3,6 +3,8 @@
 # `make run` starts when all is built. Settings reach every part through the environment.
 #
 # STORE=redis without a REDIS_URL: also a Redis of its own, whose chat is gone when it ends.
+# IDENTITY=heavenland without HEAVENLAND_API_URL adds a stub of the account service, on STUB_PORT
+# (default: the port after HTTP_PORT).
 #
 # Ctrl-C or SIGTERM stops all parts, the players' side first: exit 0. A part that dies takes the
 # others along: exit 1. Nothing stays behind in either case.
@@ -24,16 +26,42 @@ build=${HLCHAT_BUILD:-build}
 brokers=${BROKERS:-1}
 bind=${HTTP_BIND:-127.0.0.1}
 port=${PORT:-${HTTP_PORT:-8080}}
+stub= # address:port of the stub of the account service, when there is one
 
 fail() {
     echo "run: $*" >&2
     exit 1
 }
 
+is_port() { # text
+    [[ $1 =~ ^[1-9][0-9]{0,4}$ && $1 -le 65535 ]]
+}
+
+is_in_use() { # host port
+    # shellcheck disable=SC2016 # for the inner shell
+    timeout 1 bash -c 'exec 3<>"/dev/tcp/$0/$1"' "$1" "$2" 2>/dev/null
+}
+
 # ---- refusals, before anything is started --------------------------------------------------------
 
 [[ $brokers =~ ^[1-8]$ ]] || fail "BROKERS=$brokers: must be 1 to 8"
-[[ $port =~ ^[1-9][0-9]{0,4}$ && $port -le 65535 ]] || fail "HTTP_PORT=$port: must be 1 to 65535"
+is_port "$port" || fail "HTTP_PORT=$port: must be 1 to 65535"
+
+# Heavenland's logins want the account service. Without the address of one: a stub of it.
+if [[ ${IDENTITY-} = heavenland && -z ${HEAVENLAND_API_URL-} ]]; then
+    stub_port=${STUB_PORT:-$((port < 65535 ? port + 1 : port - 1))}
+    is_port "$stub_port" || fail "STUB_PORT=$stub_port: must be 1 to 65535"
+    ! is_in_use 127.0.0.1 "$stub_port" ||
+        fail "port $stub_port is in use; choose another one for the account stub: STUB_PORT=18081"
+    { command -v python3 && command -v openssl; } >/dev/null || shared/scripts/deps.sh stub
+    stub=127.0.0.1:$stub_port
+    export HEAVENLAND_API_URL=http://$stub
+    if [[ -z ${JWT_PUBLIC_KEY_FILE-}${JWKS_URL-} ]]; then
+        python3 tests/stub/account_api.py --make-key
+        export JWT_PUBLIC_KEY_FILE=build/account-stub/public.pem
+    fi
+fi
+
 command -v haproxy >/dev/null || fail "haproxy is not installed: make deps"
 for program in "$build/api-fcgi" "$build/ws-broker"; do
     [[ -x $program ]] || fail "$program is not there: build it with make"
@@ -62,10 +90,8 @@ esac
 authority=$host:$port
 [[ $host != *:* ]] || authority="[$host]:$port"
 
-# shellcheck disable=SC2016 # for the inner shell
-if timeout 1 bash -c 'exec 3<>"/dev/tcp/$0/$1"' "$host" "$port" 2>/dev/null; then
+! is_in_use "$host" "$port" ||
     fail "port $port is in use; choose another one: make run HTTP_PORT=18080"
-fi
 
 # ---- parts ---------------------------------------------------------------------------------------
 
@@ -170,6 +196,11 @@ broker_is_ready() { # number
         http://broker/readyz
 }
 
+stub_answers() {
+    curl --silent --fail --max-time 2 --noproxy '*' --output /dev/null \
+        "http://$stub/.well-known/jwks.json"
+}
+
 # As players reach it: the page, the api, and a WebSocket handshake on /chat. That one is done by
 # hand, as curl would wait for more after a 101.
 chat_answers() {
@@ -191,6 +222,11 @@ if [[ -n $private_redis ]]; then
         --dir "$dir" --save '' --maxmemory-policy noeviction
     wait_for redis test -S "$dir/redis.sock"
     export REDIS_URL="unix://$dir/redis.sock"
+fi
+
+if [[ $stub ]]; then
+    start account-stub python3 tests/stub/account_api.py --listen "$stub"
+    wait_for account-stub stub_answers
 fi
 
 # Only the servers started here.
@@ -220,6 +256,15 @@ require_all_alive
 
 websocat=websocat
 [[ ! -x build/venv/bin/websocat ]] || websocat=build/venv/bin/websocat
+case $(setting IDENTITY) in
+dev) login='"token":"Anna"' ;;
+heavenland) login='"username":"hero","password":"password"' ;;
+*) login='"token":"..."' ;;
+esac
+accounts=
+[[ -z $stub ]] || accounts="
+  accounts http://$stub is a stub, not the real service: tests/stub/account_api.py --help
+  token    make token USER=HL1 NICK=Hero"
 cat <<BANNER
 
   hlchat $(cat VERSION) is up: CHAT_ENV=$(setting CHAT_ENV) STORE=$(setting STORE) IDENTITY=$(setting IDENTITY) BROKERS=$brokers
@@ -227,10 +272,10 @@ cat <<BANNER
   page     http://$authority/
   api      curl http://$authority/api/version
   chat     $websocat ws://$authority/chat
-             {"action":"login","token":"Anna"}
+             {"action":"login",$login}
              {"action":"message","message":"Hello"}
              {"action":"history","limit":10}
-  metrics  curl --unix-socket $dir/broker1-ops.sock http://broker/metrics
+  metrics  curl --unix-socket $dir/broker1-ops.sock http://broker/metrics$accounts
 ${private_redis:+  redis    redis-cli -s $dir/redis.sock
              of this run alone: the chat is gone when it ends
 }

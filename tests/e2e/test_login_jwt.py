@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import time
 
@@ -9,7 +10,7 @@ import pytest
 from account_stub import AccountStub
 from cryptography.hazmat.primitives import hmac
 from jwt_tokens import ABSENT, HASHES, base64url, claims, join, json_bytes, signing_key
-from stack import BUILD, Stack, until
+from stack import BUILD, REPO, Stack, until
 
 CONNECTED = {"info": "connected"}
 INVALID = "the access token is expired or invalid"
@@ -613,3 +614,23 @@ class TestKeySet:
         until("the keys are there", lambda: login(stack, good) == CONNECTED)
         assert login(stack, weak.token(claims(), kid="weak")) == {"error": INVALID}
         assert login(stack, wrong_use.token(claims(), kid="enc")) == {"error": INVALID}
+
+    def test_the_example_of_the_documentation(self, stub, start_stack):
+        """docs/identity.md: its env file, with tokens as Keycloak makes them."""
+        page = (REPO / "docs" / "identity.md").read_text()
+        example = re.search(r"^```\n(IDENTITY=jwt\n.*?)^```", page, re.MULTILINE | re.DOTALL)
+        settings = dict(line.split("=", 1) for line in example[1].splitlines())
+        stack = start_stack(api=False, haproxy=False, **{**settings, "JWKS_URL": stub.jwks_url})
+        token = stub.token(
+            "0f3c8a52-3c0e-4a53-9d5e-6f0a8c2f7b11",
+            iss="https://sso.example.org/realms/game",
+            aud=["chat", "account"],
+            azp="game-client",
+            typ="Bearer",
+            scope="openid profile",
+            realm_access={"roles": ["offline_access", "default-roles-game"]},
+            preferred_username="anna",
+        )
+        until("the keys are there", lambda: login(stack, token) == CONNECTED)
+        client = stack.connect(token, direct=True)
+        assert client.ask("message", message="hi")["nickname"] == "anna"

@@ -57,6 +57,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.parse
 import urllib.request
@@ -108,21 +109,23 @@ class Key:
 
     def __init__(self, folder, bits, fresh=False):
         self.private, self.public = folder / "private.pem", folder / "public.pem"
-        if fresh or not self.private.exists() or self._modulus().bit_length() != bits:
-            self._generate(bits)
+        if fresh or (self.private.exists() and self._modulus().bit_length() != bits):
+            self.private.unlink()
+        # Whole files or none; of two stubs that start at once, one makes the key for both.
+        with tempfile.TemporaryDirectory(dir=folder) as beside:
+            if not self.private.exists():
+                made = Path(beside) / "private.pem"
+                bits_option = f"rsa_keygen_bits:{bits}"
+                openssl("genpkey", "-algorithm", "RSA", "-pkeyopt", bits_option, "-out", str(made))
+                made.chmod(0o600)
+                with contextlib.suppress(FileExistsError):
+                    os.link(made, self.private)
+            made = Path(beside) / "public.pem"
+            openssl("pkey", "-in", str(self.private), "-pubout", "-out", str(made))
+            os.replace(made, self.public)
         self.modulus = self._modulus()
         self.size = (self.modulus.bit_length() + 7) // 8
         self.kid = hashlib.sha256(self.modulus.to_bytes(self.size, "big")).hexdigest()[:16]
-
-    def _generate(self, bits):
-        made = self.private.with_suffix(".new")
-        with contextlib.suppress(FileNotFoundError):
-            made.unlink()
-        made.touch(mode=0o600)
-        bits_option = f"rsa_keygen_bits:{bits}"
-        openssl("genpkey", "-algorithm", "RSA", "-pkeyopt", bits_option, "-out", str(made))
-        os.replace(made, self.private)
-        openssl("pkey", "-in", str(self.private), "-pubout", "-out", str(self.public))
 
     def _modulus(self):
         line = openssl("rsa", "-in", str(self.private), "-noout", "-modulus").decode()
@@ -266,7 +269,8 @@ class Server:
 
     async def serve(self, reader, writer):
         broken = (OSError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError)
-        with contextlib.suppress(*broken):
+        # Cancelled: we are stopping. Python 3.11 would complain about that.
+        with contextlib.suppress(*broken, asyncio.CancelledError):
             while await self._serve_one(reader, writer):
                 pass
         writer.close()
