@@ -31,6 +31,7 @@ enum {
     TICK_MS = 100,
     KEY_TEXT_MAX = 96,
     ID_TEXT_MAX = 48,
+    EPOCH_MAX = 48,
 };
 
 #define ID_FORMAT "%" PRIu64 "-%" PRIu64
@@ -73,11 +74,14 @@ struct redis_log {
     uv_loop_t *loop;
     const struct chatlog_events *events;
     void *user;
-    char key[KEY_TEXT_MAX], probe_key[KEY_TEXT_MAX], maxlen[16];
+    char key[KEY_TEXT_MAX], probe_key[KEY_TEXT_MAX], epoch_key[KEY_TEXT_MAX], maxlen[16];
     char nonce[20]; /* of this process: 16 hexadecimal digits */
     uv_timer_t tick;
     uv_timer_t read_again; /* runs while reading pauses */
     bool is_stopped;
+
+    char epoch[EPOCH_MAX]; /* the stream's, as last read; "": not known yet */
+    unsigned epochs_begun;
 
     /* publishing */
     struct redis *publish;
@@ -439,6 +443,7 @@ static void on_publish_up(void *user) {
     if (!is_one_server(log))
         return;
     fence(log);
+    read_epoch(log);
     DL_FOREACH(log->appends, append) if (append->state == APPEND_UNCERTAIN) break;
     if (append) {
         log->looked_up_to = append->sent_after;
@@ -633,6 +638,7 @@ static void end_reread(struct redis_log *log) {
     if (lost > 0 || log->must_reload) {
         log_error("chatlog", "entries_lost", log_int("known", (int64_t)lost));
         log->must_reload = false;
+        begin_epoch(log);
         log->events->on_lost(log->user);
         return;
     }
@@ -950,6 +956,7 @@ struct chatlog *chatlog_redis_new(const struct chatlog_redis_options *options, u
     snprintf(log->key, sizeof(log->key), "chat:{%s}", options->chat_name);
     snprintf(log->probe_key, sizeof(log->probe_key), "chat:{%s}:probe:%s", options->chat_name,
              log->nonce);
+    snprintf(log->epoch_key, sizeof(log->epoch_key), "chat:{%s}:epoch", options->chat_name);
     snprintf(log->maxlen, sizeof(log->maxlen), "%d", options->log_maxlen);
     log->is_following_well = true;
     log->seen = seen_new(2 * (size_t)options->log_maxlen);
