@@ -53,8 +53,7 @@ struct accounts {
 
 static void start_next(struct accounts *accounts);
 
-/* ---- remembering
- * ---------------------------------------------------------------------------------------------- */
+/* ---- remembering ----------------------------------------------------------------------------- */
 
 static struct account *find(struct accounts *accounts, const char *user_id) {
     struct account *account;
@@ -117,8 +116,7 @@ const char *accounts_stale(struct accounts *accounts, const char *user_id, int64
     return account && has_stale(account, now_ms) ? account->nickname : NULL;
 }
 
-/* ---- the service's answer
- * ------------------------------------------------------------------------------------- */
+/* ---- the service's answer -------------------------------------------------------------------- */
 
 static struct json_object *parse_body(const struct http_answer *answer) {
     struct json_object *root = json_tokener_parse(answer->body);
@@ -214,9 +212,7 @@ static void on_account(void *user, const struct http_answer *http) {
     start_next(accounts);
 }
 
-/* ---- asking
- * ---------------------------------------------------------------------------------------------------
- */
+/* ---- asking ---------------------------------------------------------------------------------- */
 
 static void drop_token(struct account *account) {
     DL_DELETE(account->owner->queue, account);
@@ -278,9 +274,7 @@ void accounts_cancel(struct accounts *accounts, struct accounts_wait *wait) {
         drop_token(account); /* nobody waits: not asked at all */
 }
 
-/* ---- life
- * -----------------------------------------------------------------------------------------------------
- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 struct accounts *accounts_new(struct http *http, const char *url) {
     struct accounts *accounts = calloc(1, sizeof(*accounts));

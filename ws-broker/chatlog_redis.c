@@ -36,9 +36,7 @@ enum {
 
 #define ID_FORMAT "%" PRIu64 "-%" PRIu64
 
-/* ---- one append
- * -----------------------------------------------------------------------------------------------
- */
+/* ---- one append ------------------------------------------------------------------------------ */
 
 enum append_state {
     APPEND_QUEUED = 0,
@@ -217,9 +215,42 @@ static bool is_one_server(struct redis_log *log) {
     return false;
 }
 
-/* ==== publishing
- * ===============================================================================================
- */
+/* ==== the epoch ============================================================================== */
+
+/* A name for one unbroken history of the stream: within it ids only grow and nothing vanishes. It
+   changes when the stream has lost entries, by whichever broker is the first to say so. */
+
+static void on_epoch(void *user, const struct redis_value *reply) {
+    struct redis_log *log = user;
+    const char *epoch = redis_value_text(reply, NULL);
+    if (redis_value_type(reply) != REDIS_TEXT || strcmp(log->epoch, epoch) == 0)
+        return;
+    log_info("chatlog", "epoch", log_str("name", epoch));
+    snprintf(log->epoch, sizeof(log->epoch), "%s", epoch);
+}
+
+static void next_epoch(struct redis_log *log, char out[EPOCH_MAX]) {
+    snprintf(out, EPOCH_MAX, "%s-%u", log->nonce, ++log->epochs_begun);
+}
+
+static void read_epoch(struct redis_log *log) {
+    char first[EPOCH_MAX];
+    next_epoch(log, first);
+    redis_send_words(log->publish, REPLY_MS, NULL, NULL, "SET", log->epoch_key, first, "NX", NULL);
+    redis_send_words(log->publish, REPLY_MS, on_epoch, log, "GET", log->epoch_key, NULL);
+}
+
+static void begin_epoch(struct redis_log *log) {
+    static const char script[] = "local now = redis.call('GET', KEYS[1]) "
+                                 "if now and now ~= ARGV[1] then return now end "
+                                 "redis.call('SET', KEYS[1], ARGV[2]) return ARGV[2]";
+    char next[EPOCH_MAX];
+    next_epoch(log, next);
+    redis_send_words(log->publish, REPLY_MS, on_epoch, log, "EVAL", script, "1", log->epoch_key,
+                     log->epoch, next, NULL);
+}
+
+/* ==== publishing ============================================================================== */
 
 static void pump(struct redis_log *log);
 
@@ -346,8 +377,7 @@ static void pump(struct redis_log *log) {
             return;
 }
 
-/* ---- after a disconnect: what became of the entries whose answer never came?
- * ---------------------------------- */
+/* ---- after a disconnect: what became of the entries whose answer never came? ----------------- */
 
 static void recover(struct redis_log *log);
 
@@ -461,8 +491,7 @@ static void on_publish_down(void *user) {
     log->wrote_ms = 0;
 }
 
-/* ---- what time does to appends
- * -------------------------------------------------------------------------------- */
+/* ---- what time does to appends --------------------------------------------------------------- */
 
 static void expire(struct redis_log *log) {
     struct append *append, *next;
@@ -515,9 +544,7 @@ static int redis_append(struct chatlog *base, const char *json, size_t len, uint
     return CHAT_OK;
 }
 
-/* ==== following
- * ================================================================================================
- */
+/* ==== following =============================================================================== */
 
 static void ask(struct redis_log *log);
 
@@ -709,9 +736,7 @@ static void read_on(struct redis_log *log) {
     log->is_asking = status == CHAT_OK;
 }
 
-/* ---- the audit
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- the audit ------------------------------------------------------------------------------- */
 
 /* What XINFO STREAM says of a stream. */
 struct stream_info {
@@ -868,9 +893,7 @@ static bool redis_turn(struct chatlog *base, size_t max_bytes) {
     return log->waiting != NULL && !log->is_rereading;
 }
 
-/* ==== life
- * =====================================================================================================
- */
+/* ==== life ==================================================================================== */
 
 static void on_tick(uv_timer_t *timer) {
     struct redis_log *log = timer->data;

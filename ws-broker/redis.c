@@ -63,9 +63,7 @@ static int64_t now_ms(const struct redis *redis) {
     return (int64_t)uv_now(redis->loop);
 }
 
-/* ---- replies
- * --------------------------------------------------------------------------------------------------
- */
+/* ---- replies --------------------------------------------------------------------------------- */
 
 static const redisReply *raw(const struct redis_value *value) {
     return (const redisReply *)(const void *)value;
@@ -120,8 +118,7 @@ bool redis_value_is_error(const struct redis_value *value, const char *word) {
            (text[len] == ' ' || text[len] == '\0');
 }
 
-/* ---- hiredis on libuv
- * ----------------------------------------------------------------------------------------- */
+/* ---- hiredis on libuv ------------------------------------------------------------------------ */
 /* The packaged adapter of 0.14 never tells of a refused connection, so this is ours. */
 
 static void on_poll(uv_poll_t *poll, int status, int events) {
@@ -196,9 +193,7 @@ static int attach(struct redis *redis, redisAsyncContext *context) {
     return CHAT_OK;
 }
 
-/* ---- going down
- * -----------------------------------------------------------------------------------------------
- */
+/* ---- going down ------------------------------------------------------------------------------ */
 
 static void on_pause_over(uv_timer_t *timer) {
     struct redis *redis = timer->data;
@@ -274,9 +269,7 @@ static void on_connected(const redisAsyncContext *context, int status) {
     after_down(redis);
 }
 
-/* ---- commands
- * -------------------------------------------------------------------------------------------------
- */
+/* ---- commands -------------------------------------------------------------------------------- */
 
 /* Replies come in order, and so do the callbacks with NULL when the connection goes away. */
 static void on_reply(redisAsyncContext *context, void *reply, void *user) {
@@ -347,8 +340,7 @@ int redis_send_words(struct redis *redis, int64_t timeout_ms, redis_cb callback,
     return redis_send(redis, args, count, timeout_ms, callback, user);
 }
 
-/* ---- the handshake
- * -------------------------------------------------------------------------------------------- */
+/* ---- the handshake --------------------------------------------------------------------------- */
 
 static void say(struct redis *redis, redis_cb callback, ...) {
     struct redis_arg args[WORDS_MAX];
@@ -420,9 +412,7 @@ static void greet(struct redis *redis) {
     say(redis, on_server_info, "INFO", "server", NULL);
 }
 
-/* ---- connecting
- * -----------------------------------------------------------------------------------------------
- */
+/* ---- connecting ------------------------------------------------------------------------------ */
 
 static bool is_numeric(const char *host) {
     unsigned char out[sizeof(struct in6_addr)];
@@ -512,9 +502,7 @@ static void on_check(uv_timer_t *timer) {
         redis_drop(redis, "no answer in time");
 }
 
-/* ---- life
- * -----------------------------------------------------------------------------------------------------
- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 struct redis *redis_new(uv_loop_t *loop, const char *name, const struct redis_url *url,
                         const struct redis_events *events, void *user) {

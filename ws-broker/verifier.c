@@ -39,9 +39,7 @@ struct verifier {
     bool fetch_failed;      /* the last one */
 };
 
-/* ---- PEM files
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- PEM files ------------------------------------------------------------------------------- */
 
 static int load_pem(struct keyring *ring, const char *path) {
     char pem[PEM_MAX], error[KEYRING_ERROR_MAX];
@@ -70,8 +68,7 @@ static int load_pems(struct keyring *ring, const char *list) {
     return CHAT_OK;
 }
 
-/* ---- the key set
- * ---------------------------------------------------------------------------------------------- */
+/* ---- the key set ----------------------------------------------------------------------------- */
 
 static void unpark(struct verifier *verifier) {
     struct verifier_wait *wait, *next;
@@ -136,9 +133,7 @@ void verifier_tick(struct verifier *verifier, int64_t now_ms) {
         fetch_keys(verifier, now_ms);
 }
 
-/* ---- tokens
- * ---------------------------------------------------------------------------------------------------
- */
+/* ---- tokens ---------------------------------------------------------------------------------- */
 
 static void forget(struct verifier *verifier, struct verifier_wait *wait) {
     if (wait->is_parked)
@@ -201,9 +196,7 @@ bool verifier_turn(struct verifier *verifier, int64_t now_ms, int64_t now_s) {
     return verifier->queue != NULL;
 }
 
-/* ---- life
- * -----------------------------------------------------------------------------------------------------
- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 struct verifier *verifier_new(const struct verifier_options *options, int64_t now_ms) {
     struct verifier *verifier = calloc(1, sizeof(*verifier));
