@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -15,11 +16,11 @@ from resp import Connection, RedisError
 from stack import REPO, Program, Redis, until
 
 CONFIG = REPO / "haproxy" / "redis.cfg"
+DOC = (REPO / "docs" / "redis.md").read_text()
 
 # With what HAProxy's own syntax knows as special.
 PASSWORD = "pa%[env(HOME)],$ss"
 CHECK_PASSWORD = "ch%eck)"
-DOWN_AFTER_MS = 1000
 
 
 # The file itself ----------------------------------------------------------------------------------
@@ -93,13 +94,14 @@ class Sentinel(Redis):
         program = super().command()[0]  # its file is not for a Sentinel
         file = self.stack.folder / self.name / "sentinel.conf"
         if not file.exists():  # a Sentinel writes into it what it learns
+            documented = re.findall(r"^    (sentinel .*\n)", DOC, re.MULTILINE)
+            assert len(documented) == 3
+            master = "{} {}".format(*self.stack.nodes[0].address())
             file.write_text(
                 f"port {self.address()[1]}\n"
                 "bind 127.0.0.1\n"
                 f"dir {file.parent}\n"
-                f"sentinel monitor chat 127.0.0.1 {self.stack.nodes[0].address()[1]} 2\n"
-                f"sentinel down-after-milliseconds chat {DOWN_AFTER_MS}\n"
-                "sentinel failover-timeout chat 6000\n"
+                f"{''.join(documented).replace('10.0.0.1 6379', master)}"
                 "sentinel auth-user chat sentinel\n"
                 f"sentinel auth-pass chat {PASSWORD}\n"
             )
@@ -148,10 +150,11 @@ class Front:
 
     def __init__(self):
         self.folder = Path(tempfile.mkdtemp(prefix="hlchat-test-"))
+        rights = re.search(r"`user haproxy (.*?)`", DOC)[1]
         config = {
             "requirepass": PASSWORD,
             "masterauth": PASSWORD,
-            "user haproxy": f"on >{CHECK_PASSWORD} +info",
+            "user haproxy": rights.replace("SECRET", CHECK_PASSWORD),
             "user sentinel": f"on >{PASSWORD} allchannels +@all",
         }
         self.nodes = [Redis(self, name, config) for name in ("redis-a", "redis-b")]
