@@ -14,7 +14,9 @@ known by its text, so every text of a run is sent once only.
   appeared, and on a connection that stayed, at least n - refused - unsure.
 
 What a fault really destroys is told by the brokers' metrics (`lost`): only so many messages may
-lack an outcome or be missing in a history. Never in the middle of a connection that stayed.
+lack an outcome or be missing in a history. Among what was broadcast on one connection they may only
+if that was then closed with 1012, which tells the client to load the history again; or if it is the
+one of a client that came back to a log that had lost them for everybody.
 Entries appended again after a failover (`moved`, marked so in the stream) have no place in the
 order; all else holds for them.
 """
@@ -22,8 +24,10 @@ order; all else holds for them.
 import json
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 UNSURE = "not confirmed"
+LOST_CODE = 1012
 
 
 @dataclass
@@ -35,10 +39,6 @@ class Session:
     sent: list[str] = field(default_factory=list)  # texts
     closed: int | None = None  # the close code; None: it was open at the end
     first: bool = True  # it was there before the begin
-
-    @property
-    def stayed(self):
-        return self.first and self.closed is None
 
 
 @dataclass
@@ -53,11 +53,14 @@ class Run:
 
 
 class _View:
-    """The log as one connection saw it."""
+    """The log as one connection saw it, or as a broker or the store kept it."""
 
-    def __init__(self, name):
+    def __init__(self, name, messages=()):
         self.name = name
-        self.messages = []
+        self.messages = list(messages)
+        self.past = len(self.messages)  # how many of them came as history
+        self.told = False  # by its close that messages were lost
+        self.back = False  # of a client that had been closed
         self.refused = self.unsure = 0
         self.problems = []
 
@@ -68,6 +71,8 @@ class _View:
 
 def _view_of(session, moved):
     view = _View(session.who)
+    view.told = session.closed == LOST_CODE
+    view.back = not session.first
     live = []  # broadcasts
     for number, frame in enumerate(map(json.loads, session.frames)):
         if "message" in frame:
@@ -82,6 +87,7 @@ def _view_of(session, moved):
                 view.problems.append("a history is not what was broadcast before it")
             if len(past) > len(live) and len(view.messages) == len(live):
                 view.messages = past
+                view.past = len(past)
         elif "error" in frame:
             if UNSURE in frame["error"]:
                 view.unsure += 1
@@ -92,70 +98,76 @@ def _view_of(session, moved):
     return view
 
 
-def _log_of(views, moved):
-    """{text: the text after it}, as most have seen it."""
+def _order(view, moved):
+    """Its texts but for the moved ones, each once."""
+    return list(dict.fromkeys(text for text in view.texts if text not in moved))
+
+
+def _log_of(orders):
+    """All messages in one order: that of the view most like the others, and where it lacks some,
+    they stand as in the next one that has them."""
     votes = defaultdict(Counter)
-    for view in views:
-        order = [text for text in view.texts if text not in moved]
-        for text, after in zip(order, order[1:], strict=False):
+    for order in orders:
+        for text, after in pairwise(order):
             votes[text][after] += 1
-    return {text: after.most_common(1)[0][0] for text, after in votes.items()}
+    usual = {text: after.most_common(1)[0][0] for text, after in votes.items()}
+
+    def likeness(order):
+        return sum(usual[text] == after for text, after in pairwise(order))
+
+    log, known = [], set()
+    for order in sorted(orders, key=likeness, reverse=True):
+        unknown, anchor = [], None
+        for text in [*order, None]:
+            if text is not None and text not in known:
+                unknown.append(text)
+                continue
+            if anchor is not None:
+                place = log.index(anchor) + 1
+            else:
+                place = len(log) if text is None else log.index(text)
+            log[place:place] = unknown
+            known.update(unknown)
+            unknown, anchor = [], text
+    return {text: place for place, text in enumerate(log)}
 
 
-def _between(follows, first, last):
-    """The messages between two in the log, or None when the second does not come later."""
-    passed = []
-    seen = set()
-    while first in follows and first not in seen:
-        seen.add(first)
-        first = follows[first]
-        if first == last:
-            return passed
-        passed.append(first)
-    return None
-
-
-def _order_problems(view, follows, moved):
-    """(what was wrong, how many messages were missing)"""
-    problems, holes = [], 0
-    for text, times in Counter(view.texts).items():
-        if times > 1:
-            problems.append(f"{text!r} came {times} times")
-    order = list(dict.fromkeys(text for text in view.texts if text not in moved))
-    for text, after in zip(order, order[1:], strict=False):
-        if follows[text] == after:
-            continue
-        missing = _between(follows, text, after)
-        if missing is None:
-            problems.append(f"after {text!r} came {after!r}, not {follows[text]!r}")
-        elif set(missing) - set(order):
-            holes += len(set(missing) - set(order))
-            problems.append(f"{missing[0]!r} is missing before {after!r} ({len(missing)} in all)")
-        else:
-            problems.append(f"{missing[0]!r} came after {after!r}")
-    return problems, holes
+def _order_problems(view, place, moved, gone, lost):
+    problems = [
+        f"{text!r} came {times} times" for text, times in Counter(view.texts).items() if times > 1
+    ]
+    order = _order(view, moved)
+    log = sorted(place, key=place.get)
+    past = set(view.texts[: view.past])
+    holes = []
+    for text, after in pairwise(order):
+        between = log[place[text] + 1 : place[after]]
+        missing = [other for other in between if other not in set(order)]
+        if place[after] < place[text]:
+            problems.append(f"{after!r} came after {text!r}")
+        elif (
+            missing
+            and len(missing) <= lost
+            and (view.told or {text, after} <= past or (view.back and gone.issuperset(missing)))
+        ):
+            lost -= len(missing)
+        elif missing:
+            holes.append(f"{missing[0]!r} is missing before {after!r} ({len(missing)} in all)")
+    return problems + holes
 
 
 def check(run):
     problems = []
     views = [_view_of(session, run.moved) for session in run.sessions]
-    kept = []
-    for name, history in run.histories.items():
-        view = _View(f"the history of {name}")
-        view.messages = history[::-1]
-        kept.append(view)
+    kept = [_View(f"the history of {name}", h[::-1]) for name, h in run.histories.items()]
     if run.stored is not None:
-        view = _View("the store")
-        view.messages = run.stored
-        kept.append(view)
+        kept.append(_View("the store", run.stored))
 
     # one log
-    follows = _log_of([*views, *kept], run.moved)
-    for session, view in [*zip(run.sessions, views, strict=True), *((None, v) for v in kept)]:
-        found, holes = _order_problems(view, follows, run.moved)
-        stayed = session is not None and session.stayed
-        if not found or stayed or holes == 0 or holes > run.lost:
-            view.problems += found
+    place = _log_of([_order(view, run.moved) for view in [*views, *kept]])
+    gone = set(place).difference(*(view.texts for view in kept))
+    for view in [*views, *kept]:
+        view.problems += _order_problems(view, place, run.moved, gone, run.lost)
     _check_same(views, kept, problems)
 
     # its ends
@@ -188,7 +200,19 @@ def check(run):
     sent = {text for session in run.sessions for text in session.sent}
     problems += [f"nobody sent {text!r}" for text in sorted(known - sent)]
 
-    return [f"{view.name}: {p}" for view in [*views, *kept] for p in view.problems] + problems
+    return _told([*views, *kept]) + problems
+
+
+def _told(views):
+    """What several have in common in one sentence."""
+    names = defaultdict(list)
+    for view in views:
+        for problem in view.problems:
+            names[problem].append(view.name)
+    return [
+        f"{who[0]}{f' and {len(who) - 1} others' if len(who) > 1 else ''}: {problem}"
+        for problem, who in names.items()
+    ]
 
 
 def _check_same(views, kept, problems):

@@ -1,7 +1,9 @@
 """The fixture of the chaos tests, and a table of what they measured."""
 
 import pytest
-from trial import Trial
+
+pytest.register_assert_rewrite("trial")
+from trial import Trial  # noqa: E402
 
 
 @pytest.fixture

@@ -233,6 +233,12 @@ class Crowd:
         goal = self.back + until_back
         until(f"{until_back} messages are back", lambda: self.back >= goal, 30)
 
+    def hush(self):
+        """Ends the load until `talking` is set again; every message is with everybody."""
+        self.talking = False
+        until("every message has its outcome", self._all_settled, OUTCOME_S)
+        self._mark("quiet")
+
     def burst(self, each=1):
         """All who talk send at once, `each` times; does not wait for what comes of it."""
 
@@ -254,8 +260,8 @@ class Crowd:
         )
         return max(r.back_at for r in residents) - since
 
-    def finish(self, **known):
-        """Ends the load, waits for every outcome; the Run, with what is `known` besides."""
+    def finish(self):
+        """Ends the load, waits for every outcome; the Run, as far as clients know it."""
         until("all are back", self._all_there, BACK_S)
         self.talking = False
         with contextlib.suppress(AssertionError):  # the checker tells who is missing one
@@ -265,7 +271,7 @@ class Crowd:
             broker.name: self._history(broker) for broker in self._stack.brokers if broker.running
         }
         sessions = self._run(self._sessions())
-        return Run(sessions, histories, self._begin, end, **known)
+        return Run(sessions, histories, self._begin, end)
 
     def _all_settled(self):
         return all(member.is_settled() for member in self.members)

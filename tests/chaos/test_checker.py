@@ -102,7 +102,8 @@ def test_what_nobody_sent(run):
 def test_only_the_sender_saw_it_and_left(run):
     """The sender's broker died with a message that no other broker ever got."""
     run.sessions.append(Session("gone", frames([*LOG[:4], "x"]), ["x"], closed=1006))
-    assert check(run) == ["gone: after 'c' came 'x', not 'd'"]
+    others = "talker and 7 others"  # the other clients, both histories and the store
+    assert check(run) == [f"{others}: 'x' is missing before 'd' (1 in all)"]
 
 
 class TestOutcomes:
@@ -182,6 +183,32 @@ class TestLost:
     def test_a_hole_in_a_connection_that_stayed_is_never_excused(self, run):
         run.lost = 100
         assert problems_of(run, [t for t in LOG if t != "c"])
+
+    def test_but_in_one_that_was_closed_for_it(self, run):
+        run.sessions.append(Session("gone", frames([*LOG[:3], *LOG[4:6]]), closed=1012))
+        assert check(run) == ["gone: 'c' is missing before 'd' (1 in all)"]
+        assert check(replace(run, lost=1)) == []
+        run.sessions[-1].closed = 1006
+        assert check(replace(run, lost=1)) == ["gone: 'c' is missing before 'd' (1 in all)"]
+
+    def test_nor_after_it_came_back(self, run):
+        live = [t for t in LOG[5:] if t != "g"]
+        run.sessions.append(Session("back", [history(LOG[:5]), *frames(live)], first=False))
+        assert check(replace(run, lost=100)) == ["back: 'g' is missing before 'h' (1 in all)"]
+
+    def test_all_were_closed_and_came_back_to_a_log_without_it(self, run):
+        """As after a failover: what some saw is gone for all, and told."""
+        before, after = [*LOG[:3], "x", "y"], LOG[:3] + LOG[5:]
+        run.sessions = [Session(s.who, frames(before), s.sent, 1012) for s in run.sessions]
+        run.sessions += [
+            Session(s.who, [history(after[:seen]), *frames(after[seen:])], first=False)
+            for seen, s in enumerate(run.sessions, 3)
+        ]
+        run.sessions[0].sent += ["x", "y"]
+        run.histories = {"one": messages(after[::-1])}
+        run.stored = messages(after)
+        assert check(run)
+        assert check(replace(run, lost=2)) == []
 
     def test_more_than_was_told(self, run):
         run.histories["two"] = messages([t for t in LOG[::-1] if t not in "cd"])

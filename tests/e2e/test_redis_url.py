@@ -37,6 +37,7 @@ class TestForms:
         "haproxy": False,
         "api": False,
         "redis": {
+            "databases": 6,
             "requirepass": PASSWORD,
             "user": f"chat on >{PASSWORD} ~* &* +@all",
         },
@@ -84,7 +85,7 @@ class TestForms:
             ("redis://127.0.0.1:{port}", "NOAUTH"),
             ("redis://:wr0ng-{password}@127.0.0.1:{port}", "WRONGPASS"),
             ("redis://nobody:{password}@127.0.0.1:{port}", "WRONGPASS"),
-            ("redis://:{password}@127.0.0.1:{port}/99", "DB index"),
+            ("redis://:{password}@127.0.0.1:{port}/15", "DB index"),
         ],
     )
     def test_what_redis_refuses_is_told_and_tried_again(self, stack, form, word):
