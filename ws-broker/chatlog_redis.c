@@ -661,15 +661,18 @@ static void end_reread(struct redis_log *log) {
     if (lost > (size_t)log->options.log_maxlen)
         lost = (size_t)log->options.log_maxlen; /* what is older was not in the stream anyway */
     log->is_rereading = false;
-    lost_entries.value += lost;
-    if (lost > 0 || log->must_reload) {
+    if (lost > 0) {
+        /* Our clients have seen them, and our history keeps them: the log has forgotten, not we. */
         log_error("chatlog", "entries_lost", log_int("known", (int64_t)lost));
-        log->must_reload = false;
+        lost_entries.value += lost;
         begin_epoch(log);
+    }
+    if (log->must_reload) {
+        log->must_reload = false;
         log->events->on_lost(log->user);
         return;
     }
-    /* Nothing is missing: only what is new is handed on. */
+    /* Nobody has missed anything: only what is new is handed on. */
     DL_FOREACH_SAFE(log->waiting, waiting, next) {
         if (waiting->is_new)
             continue;

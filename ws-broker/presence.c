@@ -42,6 +42,13 @@ static struct redis_arg word(const char *text) {
     return (struct redis_arg){text, strlen(text)};
 }
 
+static void keep_alive(struct presence *presence, redis_cb callback) {
+    char lease[8];
+    snprintf(lease, sizeof(lease), "%d", LEASE_S);
+    redis_send_words(presence->redis, REPLY_MS, callback, presence, "EXPIRE", presence->key, lease,
+                     NULL);
+}
+
 /* Writes the whole set, some users at a time. */
 static void write_all(struct presence *presence) {
     struct redis_arg args[SOME_MAX + 2] = {word("SADD"), word(presence->key)};
@@ -57,14 +64,15 @@ static void write_all(struct presence *presence) {
     }
     if (count > 2)
         redis_send(presence->redis, args, count, REPLY_MS, NULL, NULL);
+    keep_alive(presence, NULL);
     presence->is_written = true;
 }
 
-static void on_expire_set(void *user, const struct redis_value *reply) {
+static void on_kept_alive(void *user, const struct redis_value *reply) {
     struct presence *presence = user;
-    /* 0: the set is gone, as after FLUSHALL; or it was empty, then writing it costs nothing. */
-    if (!reply || redis_value_number(reply) == 0)
-        presence->is_written = false;
+    /* The set is gone, as after FLUSHALL; or it was empty, then writing it costs nothing. */
+    if (redis_value_type(reply) == REDIS_NUMBER && redis_value_number(reply) == 0)
+        write_all(presence);
 }
 
 static void on_union(void *user, const struct redis_value *reply) {
@@ -89,14 +97,13 @@ static void on_brokers(void *user, const struct redis_value *reply) {
 }
 
 static void refresh(struct presence *presence, int64_t now_s) {
-    char now[24], long_ago[24], lease[8];
+    char now[24], long_ago[24];
     snprintf(now, sizeof(now), "%" PRId64, now_s);
     snprintf(long_ago, sizeof(long_ago), "%" PRId64, now_s - FORGOTTEN_S);
-    snprintf(lease, sizeof(lease), "%d", LEASE_S);
-    if (!presence->is_written)
+    if (presence->is_written)
+        keep_alive(presence, on_kept_alive);
+    else
         write_all(presence);
-    redis_send_words(presence->redis, REPLY_MS, on_expire_set, presence, "EXPIRE", presence->key,
-                     lease, NULL);
     redis_send_words(presence->redis, REPLY_MS, NULL, NULL, "ZADD", presence->brokers, now,
                      presence->nonce, NULL);
     redis_send_words(presence->redis, REPLY_MS, NULL, NULL, "ZREMRANGEBYSCORE", presence->brokers,
@@ -125,6 +132,7 @@ static void change(struct presence *presence, const char *command, const char *u
 
 void presence_enter(struct presence *presence, const char *user_id) {
     change(presence, "SADD", user_id);
+    keep_alive(presence, NULL); /* this may have made the set */
 }
 
 void presence_leave(struct presence *presence, const char *user_id) {

@@ -18,6 +18,7 @@ enum {
     CHECK_MS = 100,      /* how often deadlines are looked at */
     PAUSE_MIN_MS = 50,
     PAUSE_MAX_MS = 1000,
+    STABLE_MS = 2000,
     MAJOR_MIN = 7,
     WORDS_MAX = 64,
     USER_TIMEOUT_MS = 10000, /* unacknowledged bytes: the kernel gives up then */
@@ -46,7 +47,9 @@ struct redis {
     bool is_dropping; /* at the next turn */
     bool is_stopped;
     int64_t handshake_by_ms;
-    unsigned failures; /* attempts since it was up */
+    unsigned failures; /* in a row; one that was up for STABLE_MS ends the row */
+    int64_t up_ms;     /* since when it is up */
+    char told[128];    /* the reason that was logged last */
     struct redis_server server;
     char why[128]; /* it went down */
 
@@ -218,8 +221,11 @@ static void after_down(struct redis *redis) {
     redis->is_up = redis->is_dropping = false;
     if (redis->is_stopped)
         return;
-    if (redis->failures++ == 0) /* the first of a row is told, not every attempt */
+    if (redis->failures++ == 0 || strcmp(redis->told, redis->why) != 0) {
+        /* A new reason is told, not every attempt. */
         log_warn("redis", "down", log_str("link", redis->name), log_str("why", redis->why));
+        snprintf(redis->told, sizeof(redis->told), "%s", redis->why);
+    }
     uv_timer_start(&redis->pause, on_pause_over, pause_ms(redis), 0);
     if (was_up)
         redis->events->on_down(redis->user);
@@ -392,7 +398,7 @@ static void on_server_info(void *user, const struct redis_value *reply) {
         return;
     }
     redis->is_up = true;
-    redis->failures = 0;
+    redis->up_ms = now_ms(redis);
     log_info("redis", "up", log_str("link", redis->name), log_str("version", version));
     redis->events->on_up(redis->user);
 }
@@ -496,6 +502,8 @@ static void on_check(uv_timer_t *timer) {
     struct redis *redis = timer->data;
     if (!redis->context || redis->is_dropping)
         return;
+    if (redis->is_up && now_ms(redis) - redis->up_ms >= STABLE_MS)
+        redis->failures = 0;
     if (!redis->is_up && now_ms(redis) >= redis->handshake_by_ms)
         redis_drop(redis, "no answer while connecting");
     else if (redis->first && now_ms(redis) >= redis->first->deadline_ms)

@@ -100,7 +100,8 @@ class TestOneChat:
         names = set(stack.redis.call("KEYS", "*"))
         known = rf"{re.escape(KEY)}(:epoch|:brokers|:on:.+|:probe:.+)?"
         assert [name for name in names if not re.fullmatch(known, name)] == []
-        assert {KEY, f"{KEY}:epoch", f"{KEY}:brokers"} <= names
+        until("the brokers' list", lambda: stack.redis.call("ZCARD", f"{KEY}:brokers") == 2)
+        assert {KEY, f"{KEY}:epoch"} <= names
         keys = [entry["k"] for entry in entries(stack)]
         assert len(keys) == len(set(keys))
 
