@@ -150,8 +150,8 @@ static bool is_signed_by(EVP_PKEY *pkey, const EVP_MD *digest, const struct part
     return ok;
 }
 
-/* Tries the key that the token names, or, when it names none or a stranger, those that have no
- * name. */
+/* Tries the key that the token names; when it names a stranger, those that have no name; when it
+ * names none, each. */
 static enum jwt_result check_signature(const struct keyring *ring, const struct jwt_policy *policy,
                                        const struct parts *parts, const char *kid) {
     unsigned char signature[BASE64URL_DECODED_MAX(JWT_MAX)];
@@ -162,7 +162,7 @@ static enum jwt_result check_signature(const struct keyring *ring, const struct 
     bool is_known = kid && keyring_has(ring, kid);
     const char *wanted = is_known ? kid : "";
     for (size_t i = 0; i < ring->count; i++)
-        if (strcmp(ring->keys[i].kid, wanted) == 0 &&
+        if ((!kid || strcmp(ring->keys[i].kid, wanted) == 0) &&
             is_signed_by(ring->keys[i].pkey, digest_of(policy->algorithm), parts, signature,
                          signature_len))
             return JWT_VALID;

@@ -33,6 +33,7 @@ static EVP_PKEY *key, *other_key;
 static struct keyring ring;  /* key, unnamed */
 static struct keyring named; /* key as "a", other_key as "b" */
 static struct keyring mixed; /* key unnamed, other_key as "b" */
+static struct keyring set;   /* of one unnamed key: key */
 static const struct keyring empty;
 
 static const struct jwt_policy policy = {
@@ -55,10 +56,13 @@ static int make_rings(void **state) {
     other_key = make_key(2048);
     char *a = jwk_of(key, "a"), *b = jwk_of(other_key, "b");
     char *both = text_of("{\"keys\":[%s,%s]}", a, b), *only_b = text_of("{\"keys\":[%s]}", b);
+    char *unnamed = jwks_of(key, NULL);
     add_pem(&ring, key);
     add_pem(&mixed, key);
     add_jwks(&named, both);
     add_jwks(&mixed, only_b);
+    add_jwks(&set, unnamed);
+    free(unnamed);
     free(a);
     free(b);
     free(both);
@@ -71,6 +75,7 @@ static int free_rings(void **state) {
     keyring_clear(&ring);
     keyring_clear(&named);
     keyring_clear(&mixed);
+    keyring_clear(&set);
     EVP_PKEY_free(key);
     EVP_PKEY_free(other_key);
     return 0;
@@ -458,13 +463,18 @@ static const struct {
     {&named, &key, "c", JWT_UNKNOWN_KEY},
     {&named, &key, "A", JWT_UNKNOWN_KEY},
     {&named, &key, "aa", JWT_UNKNOWN_KEY},
-    {&named, &key, NULL, JWT_INVALID}, /* names none: the unnamed ones, and there are none */
+    {&named, &key, NULL, JWT_VALID}, /* names none: each is tried */
+    {&named, &other_key, NULL, JWT_VALID},
     {&mixed, &key, NULL, JWT_VALID},
     {&mixed, &key, "c", JWT_VALID},
     {&mixed, &other_key, "b", JWT_VALID},
     {&mixed, &other_key, "c", JWT_UNKNOWN_KEY},
-    {&mixed, &other_key, NULL, JWT_INVALID},
+    {&mixed, &other_key, NULL, JWT_VALID},
     {&mixed, &key, "b", JWT_INVALID},
+    {&set, &key, NULL, JWT_VALID},
+    {&set, &key, "c", JWT_VALID}, /* a stranger: the unnamed ones are tried */
+    {&set, &other_key, NULL, JWT_INVALID},
+    {&set, &other_key, "c", JWT_UNKNOWN_KEY},
     {&ring, &key, "c", JWT_VALID},
     {&ring, &other_key, NULL, JWT_INVALID},
     {&ring, &other_key, "c", JWT_UNKNOWN_KEY},
