@@ -122,8 +122,8 @@ static const char *check_claims(const struct json_object *payload, const struct 
         return "sub is not a string of 1 to 128 bytes";
     /* The payload is UTF-8, and json-c makes U+FFFD of an escaped lone surrogate; a later one may
      * not. */
-    if (!utf8_is_valid(sub, strlen(sub)))
-        return "sub is not UTF-8";
+    if (!utf8_is_printable(sub, strlen(sub)))
+        return "sub has control characters, or is not UTF-8";
     const char *nickname = text_member(payload, policy->nickname_claim);
     if (!nickname || !*nickname || strlen(nickname) > IDENTITY_NICKNAME_MAX ||
         !utf8_is_printable(nickname, strlen(nickname)))
