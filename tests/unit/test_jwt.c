@@ -9,6 +9,7 @@
 
 #include <cmocka.h>
 
+#include <openssl/err.h>
 #include <openssl/hmac.h>
 
 #include "shared/status.h"
@@ -507,6 +508,13 @@ static void test_two_unnamed_keys(void **state) {
     keyring_clear(&two);
 }
 
+/* OpenSSL keeps a queue of errors for each thread. */
+static void test_no_errors_are_left_behind(void **state) {
+    (void)state;
+    assert_int_equal(verify_signed(&ring, other_key, RS256, PAYLOAD("")), JWT_INVALID);
+    assert_int_equal(ERR_peek_error(), 0);
+}
+
 /* Nothing is said about claims, true or not, before the signature is. */
 static void test_signature_comes_first(void **state) {
     struct jwt_claims claims;
@@ -646,6 +654,7 @@ int main(void) {
         cmocka_unit_test(test_hmac_with_the_public_key),
         cmocka_unit_test(test_kids),
         cmocka_unit_test(test_two_unnamed_keys),
+        cmocka_unit_test(test_no_errors_are_left_behind),
         cmocka_unit_test(test_signature_comes_first),
         cmocka_unit_test(test_changed_characters),
         cmocka_unit_test(test_cut_tokens),
