@@ -13,6 +13,7 @@
 
 #include "shared/log.h"
 #include "tests/unit/http_stub.h"
+#include "tests/unit/log_watch.h"
 #include "tests/unit/token_maker.h"
 #include "ws-broker/verifier.h"
 
@@ -461,7 +462,9 @@ static void test_unknown_key_while_the_provider_is_down(void **state) {
 static void test_request_that_cannot_begin(void **state) {
     (void)state;
     http_stub.refuses = true;
+    log_watch_start(LOG_LEVEL_WARN);
     start(NULL, JWKS_URL);
+    assert_non_null(strstr(log_watch_stop(), "verifier key_set_failed"));
     assert_non_null(verifier);
     assert_int_equal(ask(token_a), VERIFIER_UNAVAILABLE);
     tick_after(5000);
@@ -486,10 +489,20 @@ static void test_hourly_refresh(void **state) {
     assert_int_equal(ask(token_a), VERIFIER_VALID); /* meanwhile the old ones serve */
     stub_fail(1);
     assert_int_equal(ask(token_a), VERIFIER_VALID); /* and go on, when it fails */
-    tick_after(HOUR_MS);
-    assert_int_equal(http_stub.count, 3);
-    stub_answer(2, 200, keys_b);
+    for (size_t i = 2; i < 5; i++) {                /* then each minute */
+        tick_after(MINUTE_MS - 1);
+        assert_int_equal(http_stub.count, i);
+        tick_after(1);
+        assert_int_equal(http_stub.count, i + 1);
+        if (i < 4)
+            stub_answer(i, 503, "{}");
+    }
+    stub_answer(4, 200, keys_b);
     assert_int_equal(ask(token_b), VERIFIER_VALID);
+    tick_after(HOUR_MS - 1);
+    assert_int_equal(http_stub.count, 5);
+    tick_after(1);
+    assert_int_equal(http_stub.count, 6);
 }
 
 int main(void) {
