@@ -43,7 +43,7 @@ struct conn {
     struct fanout_client out;
 
     char *_partial; /* a message of which only some fragments are here */
-    size_t _partial_len;
+    size_t _partial_len, _partial_room;
     struct conn *prev, *next; /* list of all connections (utlist's names) */
     UT_hash_handle hh;        /* by id */
 };

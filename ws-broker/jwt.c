@@ -2,6 +2,7 @@
 
 #include <json-c/json.h>
 #include <math.h>
+#include <openssl/err.h>
 #include <openssl/evp.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -122,8 +123,8 @@ static const char *check_claims(const struct json_object *payload, const struct 
         return "sub is not a string of 1 to 128 bytes";
     /* The payload is UTF-8, and json-c makes U+FFFD of an escaped lone surrogate; a later one may
      * not. */
-    if (!utf8_is_valid(sub, strlen(sub)))
-        return "sub is not UTF-8";
+    if (!utf8_is_printable(sub, strlen(sub)))
+        return "sub has control characters, or is not UTF-8";
     const char *nickname = text_member(payload, policy->nickname_claim);
     if (!nickname || !*nickname || strlen(nickname) > IDENTITY_NICKNAME_MAX ||
         !utf8_is_printable(nickname, strlen(nickname)))
@@ -147,11 +148,13 @@ static bool is_signed_by(EVP_PKEY *pkey, const EVP_MD *digest, const struct part
               EVP_DigestVerify(context, signature, signature_len,
                                (const unsigned char *)parts->header, signed_len) == 1;
     EVP_MD_CTX_free(context);
+    if (!ok)
+        ERR_clear_error(); /* whoever looks next, TLS say, would take it for its own */
     return ok;
 }
 
-/* Tries the key that the token names, or, when it names none or a stranger, those that have no
- * name. */
+/* Tries the key that the token names; when it names a stranger, those that have no name; when it
+ * names none, each. */
 static enum jwt_result check_signature(const struct keyring *ring, const struct jwt_policy *policy,
                                        const struct parts *parts, const char *kid) {
     unsigned char signature[BASE64URL_DECODED_MAX(JWT_MAX)];
@@ -162,7 +165,7 @@ static enum jwt_result check_signature(const struct keyring *ring, const struct 
     bool is_known = kid && keyring_has(ring, kid);
     const char *wanted = is_known ? kid : "";
     for (size_t i = 0; i < ring->count; i++)
-        if (strcmp(ring->keys[i].kid, wanted) == 0 &&
+        if ((!kid || strcmp(ring->keys[i].kid, wanted) == 0) &&
             is_signed_by(ring->keys[i].pkey, digest_of(policy->algorithm), parts, signature,
                          signature_len))
             return JWT_VALID;

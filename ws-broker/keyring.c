@@ -138,25 +138,28 @@ static EVP_PKEY *rsa_key(BIGNUM *n, BIGNUM *e) {
 static bool read_jwk(const struct json_object *jwk, struct keyring_key *key) {
     const char *kty = text_member(jwk, "kty"), *kid = text_member(jwk, "kid");
     const char *use = text_member(jwk, "use");
-    if (!kty || strcmp(kty, "RSA") != 0 || !kid || !*kid || strlen(kid) > KEYRING_KID_MAX ||
-        (use && strcmp(use, "sig") != 0))
+    /* OpenID lets a key go without a kid when it is the only one; null is as good as none. */
+    bool is_named = json_object_object_get(jwk, "kid") != NULL;
+    if (!kty || strcmp(kty, "RSA") != 0 || (use && strcmp(use, "sig") != 0) ||
+        (is_named && (!kid || !*kid || strlen(kid) > KEYRING_KID_MAX)))
         return false;
     BIGNUM *n = number_member(jwk, "n"), *e = number_member(jwk, "e");
-    *key = (struct keyring_key){.pkey = n && e ? rsa_key(n, e) : NULL};
+    *key = (struct keyring_key){.is_from_set = true, .pkey = n && e ? rsa_key(n, e) : NULL};
     BN_free(n);
     BN_free(e);
     if (!key->pkey || unfit(key->pkey)) {
         EVP_PKEY_free(key->pkey);
         return false;
     }
-    snprintf(key->kid, sizeof(key->kid), "%s", kid);
+    if (is_named)
+        snprintf(key->kid, sizeof(key->kid), "%s", kid);
     return true;
 }
 
-static void drop_named(struct keyring *ring) {
+static void drop_set(struct keyring *ring) {
     size_t kept = 0;
     for (size_t i = 0; i < ring->count; i++) {
-        if (ring->keys[i].kid[0])
+        if (ring->keys[i].is_from_set)
             EVP_PKEY_free(ring->keys[i].pkey);
         else
             ring->keys[kept++] = ring->keys[i];
@@ -177,16 +180,16 @@ int keyring_replace_jwks(struct keyring *ring, const char *json, size_t len,
 
     size_t room = KEYRING_KEYS_MAX;
     for (size_t i = 0; i < ring->count; i++)
-        room -= ring->keys[i].kid[0] == '\0'; /* PEM keys stay */
+        room -= !ring->keys[i].is_from_set; /* PEM keys stay */
     for (size_t i = 0; i < offered && fresh.count < room; i++)
         if (read_jwk(json_object_array_get_idx(keys, i), &fresh.keys[fresh.count]))
             fresh.count++;
     json_object_put(root);
     if (fresh.count == 0) {
-        snprintf(error, KEYRING_ERROR_MAX, "no RSA signing key with a kid in the key set");
+        snprintf(error, KEYRING_ERROR_MAX, "no RSA signing key in the key set");
         return CHAT_EINVAL;
     }
-    drop_named(ring);
+    drop_set(ring);
     memcpy(&ring->keys[ring->count], fresh.keys, fresh.count * sizeof(*fresh.keys));
     ring->count += fresh.count;
     return CHAT_OK;

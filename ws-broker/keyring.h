@@ -2,7 +2,8 @@
  * keyring.h: the public keys that tokens may be signed with.
  *
  * Keys come from PEM files, without a name, or from a JSON Web Key Set (RFC 7517), each with its
- * `kid`. Only RSA of 2048 bits and more. Keys are parsed once. No I/O; loop thread only.
+ * `kid`, if it has one. Only RSA of 2048 bits and more. Keys are parsed once. No I/O; loop thread
+ * only.
  */
 #ifndef HLCHAT_KEYRING_H
 #define HLCHAT_KEYRING_H
@@ -15,7 +16,8 @@
 enum { KEYRING_KEYS_MAX = 64, KEYRING_KID_MAX = 128, KEYRING_ERROR_MAX = 128 };
 
 struct keyring_key {
-    char kid[KEYRING_KID_MAX + 1]; /* "" for a PEM file's */
+    char kid[KEYRING_KID_MAX + 1]; /* "": it has no name */
+    bool is_from_set;              /* else from a PEM file */
     EVP_PKEY *pkey;
 };
 
@@ -32,9 +34,9 @@ int keyring_add_pem(struct keyring *ring, const char *pem, size_t len,
                     char error[KEYRING_ERROR_MAX]);
 
 /**
- * Takes the keys of a key set in place of all named ones; keys it has no use for (another kty,
- * `use` other than sig, no kid, too small) are left out. CHAT_EINVAL: not a key set, or none left;
- * then nothing is changed.
+ * Takes the keys of a key set in place of those of the last one; keys it has no use for (another
+ * kty, `use` other than sig, an unfit kid, too small) are left out. CHAT_EINVAL: not a key set, or
+ * none left; then nothing is changed.
  */
 int keyring_replace_jwks(struct keyring *ring, const char *json, size_t len,
                          char error[KEYRING_ERROR_MAX]);

@@ -15,6 +15,7 @@ enum {
     PEM_MAX = 64 << 10,
     JWKS_TIMEOUT_MS = 5000,
     JWKS_REFRESH_MS = 3600 * 1000,
+    JWKS_RETRY_MS = 60 * 1000,       /* after a failure */
     JWKS_UNKNOWN_KEY_MS = 60 * 1000, /* at most so often for tokens that name unknown keys */
     JWKS_NO_KEYS_MS = 5 * 1000,      /* while there are none at all */
 };
@@ -82,6 +83,11 @@ static void unpark(struct verifier *verifier) {
         verifier->options.on_pending(verifier->options.user);
 }
 
+static void fetch_failed(struct verifier *verifier, const char *error) {
+    verifier->fetch_failed = true;
+    log_warn("verifier", "key_set_failed", log_str("error", error));
+}
+
 static void on_keys(void *user, const struct http_answer *answer) {
     struct verifier *verifier = user;
     char error[KEYRING_ERROR_MAX] = "";
@@ -92,11 +98,12 @@ static void on_keys(void *user, const struct http_answer *answer) {
         snprintf(error, sizeof(error), "HTTP status %d", answer->status);
     else
         keyring_replace_jwks(&verifier->ring, answer->body, answer->body_len, error);
-    verifier->fetch_failed = error[0] != '\0';
-    if (verifier->fetch_failed)
-        log_warn("verifier", "key_set_failed", log_str("error", error));
-    else
+    if (error[0]) {
+        fetch_failed(verifier, error);
+    } else {
+        verifier->fetch_failed = false;
         log_info("verifier", "key_set_loaded", log_int("keys", (int64_t)verifier->ring.count));
+    }
     unpark(verifier);
 }
 
@@ -106,7 +113,7 @@ static void fetch_keys(struct verifier *verifier, int64_t now_ms) {
                                    .timeout_ms = JWKS_TIMEOUT_MS};
     verifier->fetch = http_start(verifier->options.http, &options, on_keys, verifier);
     if (!verifier->fetch)
-        verifier->fetch_failed = true;
+        fetch_failed(verifier, "the request cannot begin");
 }
 
 /* Whether newer keys are on their way, for a token that this ring cannot judge. */
@@ -127,9 +134,10 @@ static bool want_newer_keys(struct verifier *verifier, int64_t now_ms) {
 
 void verifier_tick(struct verifier *verifier, int64_t now_ms) {
     int64_t age_ms = now_ms - verifier->fetch_started_ms;
-    bool is_due =
-        age_ms >= JWKS_REFRESH_MS || (verifier->ring.count == 0 && age_ms >= JWKS_NO_KEYS_MS);
-    if (verifier->options.jwks_url && !verifier->fetch && is_due)
+    int64_t due_ms = verifier->ring.count == 0 ? JWKS_NO_KEYS_MS
+                     : verifier->fetch_failed  ? JWKS_RETRY_MS
+                                               : JWKS_REFRESH_MS;
+    if (verifier->options.jwks_url && !verifier->fetch && age_ms >= due_ms)
         fetch_keys(verifier, now_ms);
 }
 

@@ -77,7 +77,7 @@ static void send_close(struct session *session) {
     lws_close_reason(session->wsi, (enum lws_close_status)session->close_code,
                      (unsigned char *)(uintptr_t)reason, strlen(reason));
     session->closing = CLOSING_REPLY;
-    session->close_deadline_ms += CLOSE_REPLY_MS;
+    session->close_deadline_ms = (int64_t)uv_now(session->ws->loop) + CLOSE_REPLY_MS;
     /* SYNC: the only way that sends the frame under libuv. The session may be gone on return. */
     lws_set_timeout(session->wsi, PENDING_TIMEOUT_CLOSE_SEND, LWS_TO_KILL_SYNC);
 }
@@ -281,6 +281,8 @@ static int on_lws(struct lws *wsi, enum lws_callback_reasons reason, void *user,
     case LWS_CALLBACK_HTTP:
         handle_request(wsi, false, NULL);
         return -1;
+    case LWS_CALLBACK_HTTP_CONFIRM_UPGRADE: /* the library would take h2c too */
+        return strcasecmp(in, "websocket") == 0 ? 0 : -1;
     case LWS_CALLBACK_FILTER_PROTOCOL_CONNECTION:
         return handle_request(wsi, true, &session->client) ? 0 : -1;
     case LWS_CALLBACK_ESTABLISHED:
@@ -294,6 +296,7 @@ static int on_lws(struct lws *wsi, enum lws_callback_reasons reason, void *user,
         return 0;
     case LWS_CALLBACK_SERVER_WRITEABLE:
         if (session->is_open) {
+            session->conn.pings_unanswered = 0; /* its socket took bytes: it is slow, not gone */
             fanout_writable(session->ws->fanout, &session->conn.out);
             if (session->closing == CLOSING_FLUSH)
                 check_closing_in(session->ws, 0);
@@ -364,8 +367,9 @@ struct ws *ws_new(uv_loop_t *loop, size_t frame_max, const struct ws_events *eve
     info.protocols = protocols;
     info.vhost_name = "hlchat";
     ws->vhost = lws_create_vhost(ws->context, &info);
-    if (!ws->vhost) { /* nothing is open yet: the process is about to exit */
+    if (!ws->vhost) {
         log_error("ws", "vhost_failed");
+        lws_context_destroy(ws->context); /* its handles close when the loop runs on */
         return NULL;
     }
     uv_timer_init(loop, &ws->close_timer);

@@ -84,8 +84,8 @@ fi
 # Where to reach what listens on $bind.
 case $bind in
 0.0.0.0 | '*') host=127.0.0.1 ;;
-:: | '[::]') host=::1 ;;
-*) host=${bind//[][]/} ;;
+::) host=::1 ;;
+*) host=$bind ;;
 esac
 authority=$host:$port
 [[ $host != *:* ]] || authority="[$host]:$port"
@@ -101,10 +101,13 @@ start() { # name command...
     local name=$1
     shift
     mkfifo "$dir/$name.pipe"
-    # Lines go to the terminal as they come (sed flushes what it writes to a file); the last ones
-    # are kept for end_of().
+    # Lines go to the terminal as they come, each in one write; the last ones are kept for end_of().
     # shellcheck disable=SC2016 # for the inner shell
-    setsid bash -c '{ sed "s/^/$0 | /w /dev/stderr" 2>&3 | tail -n 5 >"$1"; } 3>&2' \
+    setsid bash -c '
+        { while IFS= read -r line || [[ -n $line ]]; do
+            printf "%s | %s\n" "$0" "$line" >&3
+            printf "%s | %s\n" "$0" "$line"
+        done | tail -n 5 >"$1"; } 3>&2' \
         "$name" "$dir/$name.last" <"$dir/$name.pipe" &
     loggers[$name]=$!
     setsid setpriv --pdeathsig KILL "$@" </dev/null >"$dir/$name.pipe" 2>&1 &
@@ -244,7 +247,7 @@ for ((i = 1; i <= brokers; i++)); do
 done
 
 # HAProxy comes last: it takes a server that is not there yet for a dead one.
-threads=${FCGI_THREADS:-8}
+threads=$((10#${FCGI_THREADS:-8})) # 08 is a number for the programs, too
 start haproxy env HTTP_BIND="$bind" PORT="$port" PAGE_DIR=haproxy/page RUN_DIR="$dir" \
     API_MAXCONN=$((threads > 3 ? threads - 2 : 1)) \
     HAPROXY_OPS_BIND="${HAPROXY_OPS_BIND:-unix@$dir/haproxy-ops.sock}" \
@@ -283,5 +286,5 @@ ${private_redis:+  redis    redis-cli -s $dir/redis.sock
 
 BANNER
 
-wait -n "${pids[@]}" || true
+wait -n "${pids[@]}" 2>/dev/null || true # how it ended is told below, not by bash
 require_all_alive

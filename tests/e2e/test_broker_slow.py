@@ -1,4 +1,4 @@
-"""One reader who is too slow costs nobody else anything. docs/design.md, section 3."""
+"""One reader who is too slow costs nobody else anything."""
 
 import json
 import selectors
@@ -159,6 +159,24 @@ class TestSlowReader:
                 break
         assert stack.broker.rss() - before < (48e6 if not SANITIZED else 160e6)
         assert talker.ask("message", message="still served")["message"] == "still served"
+
+
+class TestReadingSlowly:
+    SETTINGS = {**TestSlowReader.SETTINGS, "PING_INTERVAL_S": 1}
+
+    def test_who_reads_is_not_taken_for_dead(self, stack):
+        """Its socket is full each time that a ping is due, so it is not asked; but it reads."""
+        slow = stack.connect("slow", raw=True, direct=True, rcvbuf=4096)
+        frames = say(stack.connect("talker", raw=True, direct=True), 60)  # 1 MB behind
+        seen, start = [], time.monotonic()
+        while len(seen) < len(frames):
+            frame = slow.receive_frame()
+            if frame.opcode == TEXT:
+                seen.append(frame.text)
+                # Eight seconds for all of it, in which it would have missed three pings.
+                wait = start + 8 * len(seen) / len(frames) - time.monotonic()
+                threading.Event().wait(max(0, wait))
+        assert seen == frames
 
 
 class TestNeverReading:

@@ -236,6 +236,72 @@ class TestRoutes:
         assert stack.http("GET", "/", HANDSHAKE).status == 200
 
 
+def http2_frame(kind, flags, stream, payload=b""):
+    header = len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big")
+    return header + payload
+
+
+# What a client that was let into HTTP/2 would say: settings, a request, its end.
+HTTP2 = (
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+    + http2_frame(4, 0, 0)
+    + http2_frame(1, 4, 3, b"\x82\x86\x04\x07/readyz\x01\x01x")
+    + http2_frame(0, 32, 3, b"\0\0\0\1")
+    + http2_frame(8, 1, 0, b"\0\0\0\1")
+)
+
+
+class TestSmuggling:
+    """The library behind the broker knows HTTP/2; nobody is to get there, nor to bring it down."""
+
+    def attack(self, address, *upgrades):
+        lines = "".join(f"Upgrade: {upgrade}\r\n" for upgrade in upgrades)
+        with open_socket(address) as sock:
+            sock.sendall(
+                (
+                    "GET /chat HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\n"
+                    f"{lines}Sec-WebSocket-Version: 13\r\n"
+                    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+                    "HTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n"
+                ).encode()
+            )
+            sock.settimeout(2)
+            try:
+                answer = sock.recv(4096)
+                sock.sendall(HTTP2)
+                while more := sock.recv(4096):
+                    answer += more
+            except OSError:  # also: it is a WebSocket that waits for frames
+                pass
+        return answer
+
+    @pytest.mark.parametrize(
+        "upgrades", [("h2c", "websocket"), ("websocket", "h2c"), ("h2c, websocket",), ("h2c",)]
+    )
+    @pytest.mark.parametrize("direct", [False, True])
+    def test_h2c(self, stack, upgrades, direct):
+        address = (stack.broker if direct else stack.haproxy).address()
+        answer = self.attack(address, *upgrades)
+        assert b"h2c" not in answer.lower()
+        assert b"ready" not in answer
+        stack.connect("still-here", direct=True)  # and the broker lives
+
+
+class TestTargets:
+    @pytest.mark.parametrize(
+        "query", ["%", "%zz", "a=%00", "a=%0a", "&".join(f"p{i}=1" for i in range(300))]
+    )
+    def test_any_query_is_let_in(self, stack, query):
+        stack.connect("anna", raw=True, path=f"/chat?{query}")
+
+    def test_the_absolute_form(self, stack):
+        stack.connect("anna", raw=True, path="http://localhost/chat")
+
+    @pytest.mark.parametrize("path", ["/api/%zz", "/api/%2", "/api/version%00"])
+    def test_paths_of_the_api_that_cannot_be_decoded(self, stack, path):
+        error_of(stack.http("GET", path), 400)
+
+
 class TestCeilings:
     def test_uri(self, stack):
         longest = "/api?" + "a" * 2043

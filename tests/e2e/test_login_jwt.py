@@ -562,7 +562,14 @@ class TestKeySet:
         stub.rotate()
         assert login(stack, stub.token("HL1")) == CONNECTED
         assert login(stack, stub.key.token(claims(), kid=old_kid)) == {"error": INVALID}
-        assert login(stack, stub.key.token(claims())) == {"error": INVALID}  # names none
+        assert login(stack, stub.key.token(claims())) == CONNECTED  # names none: each is tried
+
+    def test_a_set_of_one_key_needs_no_names(self, stub, start_with_key_set):
+        stub.faults(jwks={"body": json.dumps({"keys": [stub.key.jwk(None)]})})
+        stack = start_with_key_set()
+        until("the keys are there", lambda: login(stack, stub.key.token(claims())) == CONNECTED)
+        assert login(stack, stub.token("HL1")) == CONNECTED  # with the stub's kid
+        assert login(stack, signing_key("thief").token(claims())) == {"error": INVALID}
 
     def test_pem_files_and_a_key_set_together(self, stub, start_with_key_set, key_folder):
         path = signing_key("a").write_public(key_folder / "a.pem")

@@ -9,6 +9,7 @@
 
 #include <cmocka.h>
 
+#include <openssl/err.h>
 #include <openssl/hmac.h>
 
 #include "shared/status.h"
@@ -33,6 +34,7 @@ static EVP_PKEY *key, *other_key;
 static struct keyring ring;  /* key, unnamed */
 static struct keyring named; /* key as "a", other_key as "b" */
 static struct keyring mixed; /* key unnamed, other_key as "b" */
+static struct keyring set;   /* of one unnamed key: key */
 static const struct keyring empty;
 
 static const struct jwt_policy policy = {
@@ -55,10 +57,13 @@ static int make_rings(void **state) {
     other_key = make_key(2048);
     char *a = jwk_of(key, "a"), *b = jwk_of(other_key, "b");
     char *both = text_of("{\"keys\":[%s,%s]}", a, b), *only_b = text_of("{\"keys\":[%s]}", b);
+    char *unnamed = jwks_of(key, NULL);
     add_pem(&ring, key);
     add_pem(&mixed, key);
     add_jwks(&named, both);
     add_jwks(&mixed, only_b);
+    add_jwks(&set, unnamed);
+    free(unnamed);
     free(a);
     free(b);
     free(both);
@@ -71,6 +76,7 @@ static int free_rings(void **state) {
     keyring_clear(&ring);
     keyring_clear(&named);
     keyring_clear(&mixed);
+    keyring_clear(&set);
     EVP_PKEY_free(key);
     EVP_PKEY_free(other_key);
     return 0;
@@ -200,6 +206,9 @@ static const struct {
     {WITHOUT_SUB(",\"sub\":\"" TEXT_128 "x\""), false},
     {WITHOUT_SUB(",\"sub\":\"HL1\\u0000\""), false},
     {WITHOUT_SUB(",\"sub\":\"\\u0000HL1\""), false},
+    {WITHOUT_SUB(",\"sub\":\"HL1\\n\""), false},
+    {WITHOUT_SUB(",\"sub\":\"\\u001b[2J\""), false},
+    {WITHOUT_SUB(",\"sub\":\"HL1\\u007f\""), false},
     {WITHOUT_SUB(",\"sub\":1"), false},
     {WITHOUT_SUB(",\"sub\":null"), false},
     {WITHOUT_SUB(",\"sub\":[\"HL1\"]"), false},
@@ -458,13 +467,18 @@ static const struct {
     {&named, &key, "c", JWT_UNKNOWN_KEY},
     {&named, &key, "A", JWT_UNKNOWN_KEY},
     {&named, &key, "aa", JWT_UNKNOWN_KEY},
-    {&named, &key, NULL, JWT_INVALID}, /* names none: the unnamed ones, and there are none */
+    {&named, &key, NULL, JWT_VALID}, /* names none: each is tried */
+    {&named, &other_key, NULL, JWT_VALID},
     {&mixed, &key, NULL, JWT_VALID},
     {&mixed, &key, "c", JWT_VALID},
     {&mixed, &other_key, "b", JWT_VALID},
     {&mixed, &other_key, "c", JWT_UNKNOWN_KEY},
-    {&mixed, &other_key, NULL, JWT_INVALID},
+    {&mixed, &other_key, NULL, JWT_VALID},
     {&mixed, &key, "b", JWT_INVALID},
+    {&set, &key, NULL, JWT_VALID},
+    {&set, &key, "c", JWT_VALID}, /* a stranger: the unnamed ones are tried */
+    {&set, &other_key, NULL, JWT_INVALID},
+    {&set, &other_key, "c", JWT_UNKNOWN_KEY},
     {&ring, &key, "c", JWT_VALID},
     {&ring, &other_key, NULL, JWT_INVALID},
     {&ring, &other_key, "c", JWT_UNKNOWN_KEY},
@@ -492,6 +506,13 @@ static void test_two_unnamed_keys(void **state) {
     assert_int_equal(verify_signed(&two, key, RS256, PAYLOAD("")), JWT_VALID);
     assert_int_equal(verify_signed(&two, other_key, RS256, PAYLOAD("")), JWT_VALID);
     keyring_clear(&two);
+}
+
+/* OpenSSL keeps a queue of errors for each thread. */
+static void test_no_errors_are_left_behind(void **state) {
+    (void)state;
+    assert_int_equal(verify_signed(&ring, other_key, RS256, PAYLOAD("")), JWT_INVALID);
+    assert_int_equal(ERR_peek_error(), 0);
 }
 
 /* Nothing is said about claims, true or not, before the signature is. */
@@ -633,6 +654,7 @@ int main(void) {
         cmocka_unit_test(test_hmac_with_the_public_key),
         cmocka_unit_test(test_kids),
         cmocka_unit_test(test_two_unnamed_keys),
+        cmocka_unit_test(test_no_errors_are_left_behind),
         cmocka_unit_test(test_signature_comes_first),
         cmocka_unit_test(test_changed_characters),
         cmocka_unit_test(test_cut_tokens),

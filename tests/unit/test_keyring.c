@@ -355,10 +355,8 @@ static void test_jwks_keys_left_out(void **state) {
         "'kty':'rsa','kid':'k','n':'N','e':'AQAB'",
         "'kid':'k','n':'N','e':'AQAB'",
         "'kty':['RSA'],'kid':'k','n':'N','e':'AQAB'",
-        "'kty':'RSA','n':'N','e':'AQAB'",
         "'kty':'RSA','kid':'','n':'N','e':'AQAB'",
         "'kty':'RSA','kid':1,'n':'N','e':'AQAB'",
-        "'kty':'RSA','kid':null,'n':'N','e':'AQAB'",
         "'kty':'RSA','kid':'k','use':'enc','n':'N','e':'AQAB'",
         "'kty':'RSA','kid':'k','use':'SIG','n':'N','e':'AQAB'",
         "'kty':'RSA','kid':'k','e':'AQAB'",
@@ -410,6 +408,27 @@ static void test_jwks_good_forms(void **state) {
         free(set);
         free(jwk);
     }
+}
+
+/* OpenID lets a set of one key go without; it is replaced like the others. */
+static void test_jwks_key_without_kid(void **state) {
+    (void)state;
+    assert_int_equal(add_key(other_key), CHAT_OK);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(replace_by(key, NULL), CHAT_OK);
+        assert_int_equal(ring.count, 2);
+        assert_string_equal(ring.keys[1].kid, "");
+        assert_true(holds(key));
+    }
+    char *jwk = jwk_like("'kty':'RSA','kid':null,'n':'N','e':'AQAB'");
+    char *of_null = text_of("{\"keys\":[%s]}", jwk);
+    assert_int_equal(replace(of_null), CHAT_OK); /* null is as good as none */
+    assert_int_equal(replace_by(key, "named"), CHAT_OK);
+    assert_int_equal(ring.count, 2);
+    assert_true(keyring_has(&ring, "named"));
+    assert_true(holds(other_key)); /* the PEM file's */
+    free(of_null);
+    free(jwk);
 }
 
 static void test_jwks_kid_lengths(void **state) {
@@ -506,6 +525,7 @@ int main(void) {
         cmocka_unit_test_teardown(test_jwks_of_more_than_fit, clear_ring),
         cmocka_unit_test_teardown(test_jwks_keys_left_out, clear_ring),
         cmocka_unit_test_teardown(test_jwks_good_forms, clear_ring),
+        cmocka_unit_test_teardown(test_jwks_key_without_kid, clear_ring),
         cmocka_unit_test_teardown(test_jwks_kid_lengths, clear_ring),
         cmocka_unit_test_teardown(test_jwks_hostile, clear_ring),
         cmocka_unit_test_teardown(test_jwks_cut, clear_ring),

@@ -13,6 +13,7 @@
 
 #include "shared/log.h"
 #include "tests/unit/http_stub.h"
+#include "tests/unit/log_watch.h"
 #include "tests/unit/token_maker.h"
 #include "ws-broker/verifier.h"
 
@@ -32,6 +33,7 @@ static EVP_PKEY *key, *other_key;
 static char *keys_a, *keys_b; /* key sets: key as "a", other_key as "b" */
 static char *pem_path;
 static char *token_a, *token_b, *token_unnamed, *token_expired, *token_forged;
+static char *token_forged_unnamed;
 
 static struct verifier *verifier;
 static int64_t now_ms;
@@ -61,6 +63,7 @@ static int make_keys(void **state) {
     token_expired = sign_token(key, NULL, "{\"alg\":\"RS256\",\"kid\":\"a\"}",
                                "{\"sub\":\"HL1\",\"aud\":\"game\",\"exp\":1}");
     token_forged = sign_token(other_key, NULL, "{\"alg\":\"RS256\",\"kid\":\"a\"}", PAYLOAD);
+    token_forged_unnamed = sign_token(other_key, NULL, "{\"alg\":\"RS256\"}", PAYLOAD);
     char *pem = pem_of(key);
     int fd = mkstemp(path);
     must(fd >= 0 && write(fd, pem, strlen(pem)) == (ssize_t)strlen(pem) && close(fd) == 0);
@@ -81,6 +84,7 @@ static int free_keys(void **state) {
     free(token_unnamed);
     free(token_expired);
     free(token_forged);
+    free(token_forged_unnamed);
     return 0;
 }
 
@@ -297,7 +301,7 @@ static void test_tokens_wait_for_the_first_keys(void **state) {
     assert_int_equal(answered(), 0); /* only from a turn */
     assert_false(turn());
     check(0, VERIFIER_VALID);
-    check(1, VERIFIER_INVALID);
+    check(1, VERIFIER_VALID);   /* names none: each key is tried */
     check(2, VERIFIER_INVALID); /* even the newest keys do not know it */
     check(3, VERIFIER_INVALID);
     assert_int_equal(http_stub.count, 1);
@@ -390,7 +394,7 @@ static void test_forged_tokens_ask_for_nothing(void **state) {
     stub_answer(0, 200, keys_a);
     assert_int_equal(ask(token_forged), VERIFIER_INVALID);
     assert_int_equal(ask(token_expired), VERIFIER_INVALID);
-    assert_int_equal(ask(token_unnamed), VERIFIER_INVALID);
+    assert_int_equal(ask(token_forged_unnamed), VERIFIER_INVALID);
     assert_int_equal(ask("a.b.c"), VERIFIER_INVALID);
     assert_int_equal(http_stub.count, 1);
 }
@@ -458,7 +462,9 @@ static void test_unknown_key_while_the_provider_is_down(void **state) {
 static void test_request_that_cannot_begin(void **state) {
     (void)state;
     http_stub.refuses = true;
+    log_watch_start(LOG_LEVEL_WARN);
     start(NULL, JWKS_URL);
+    assert_non_null(strstr(log_watch_stop(), "verifier key_set_failed"));
     assert_non_null(verifier);
     assert_int_equal(ask(token_a), VERIFIER_UNAVAILABLE);
     tick_after(5000);
@@ -483,10 +489,20 @@ static void test_hourly_refresh(void **state) {
     assert_int_equal(ask(token_a), VERIFIER_VALID); /* meanwhile the old ones serve */
     stub_fail(1);
     assert_int_equal(ask(token_a), VERIFIER_VALID); /* and go on, when it fails */
-    tick_after(HOUR_MS);
-    assert_int_equal(http_stub.count, 3);
-    stub_answer(2, 200, keys_b);
+    for (size_t i = 2; i < 5; i++) {                /* then each minute */
+        tick_after(MINUTE_MS - 1);
+        assert_int_equal(http_stub.count, i);
+        tick_after(1);
+        assert_int_equal(http_stub.count, i + 1);
+        if (i < 4)
+            stub_answer(i, 503, "{}");
+    }
+    stub_answer(4, 200, keys_b);
     assert_int_equal(ask(token_b), VERIFIER_VALID);
+    tick_after(HOUR_MS - 1);
+    assert_int_equal(http_stub.count, 5);
+    tick_after(1);
+    assert_int_equal(http_stub.count, 6);
 }
 
 int main(void) {

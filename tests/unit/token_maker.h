@@ -94,13 +94,15 @@ static inline char *encoded_number(const EVP_PKEY *key, const char *name) {
     return text;
 }
 
-/** One member of a key set's "keys". */
+/** One member of a key set's "keys"; NULL `kid`: without. */
 static inline char *jwk_of(const EVP_PKEY *key, const char *kid) {
     char *n = encoded_number(key, OSSL_PKEY_PARAM_RSA_N);
     char *e = encoded_number(key, OSSL_PKEY_PARAM_RSA_E);
-    char *jwk = text_of("{\"kty\":\"RSA\",\"use\":\"sig\",\"alg\":\"RS256\",\"kid\":\"%s\","
+    char *name = kid ? text_of("\"kid\":\"%s\",", kid) : text_of("%s", "");
+    char *jwk = text_of("{\"kty\":\"RSA\",\"use\":\"sig\",\"alg\":\"RS256\",%s"
                         "\"n\":\"%s\",\"e\":\"%s\"}",
-                        kid, n, e);
+                        name, n, e);
+    free(name);
     free(n);
     free(e);
     return jwk;
