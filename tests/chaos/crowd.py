@@ -239,6 +239,12 @@ class Crowd:
         until("every message has its outcome", self._all_settled, OUTCOME_S)
         self._mark("quiet")
 
+    def say(self, member, count):
+        """Has one of them send so many, and waits until all have come back."""
+        for _ in range(count):
+            self._run(member.say())
+        until("they are back", member.is_settled, OUTCOME_S)
+
     def burst(self, each=1):
         """All who talk send at once, `each` times; does not wait for what comes of it."""
 

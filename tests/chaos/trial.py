@@ -1,6 +1,7 @@
 """What every chaos test does before and after its fault."""
 
 import json
+import time
 from dataclasses import replace
 
 from checker import check
@@ -8,6 +9,7 @@ from crowd import Crowd
 
 KEY = "chat:{main}"
 GOAL_S = 3.0  # to recover, counted from when a writable master answers
+AUDIT_S = 5.0  # by then a broker knows that entries are missing
 ANSWER_S = 2.0  # a broker that needs longer for a health check hangs
 
 
@@ -24,6 +26,7 @@ class Trial:
         settings = {"STORE": "redis", "RATE_MESSAGES": 0, "HISTORY_LIMIT": 1000, "brokers": 3}
         self.stack = self._start_stack(**{**settings, "api": False, **stack})
         self.store = self.stack.redis  # the one that is left at the end
+        self.relays = [broker.relay for broker in self.stack.brokers]
         crowd = Crowd(
             self.stack,
             clients=clients,
@@ -63,7 +66,10 @@ class Trial:
         that anybody got must have one. lost: how many entries the brokers may say are lost; None:
         any number.
         """
+        began = time.monotonic()
         self.crowd.talk(until_back=40)
+        while lost != 0 and time.monotonic() < began + AUDIT_S:
+            self.crowd.talk(until_back=10)
         run = self.finish()
         told = {
             "recovery_s": round(recovery_s, 2),

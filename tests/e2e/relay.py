@@ -18,12 +18,13 @@ class Relay:
 
     def __init__(self, target, changer=None):
         self.target = target
-        self._changer = changer or (lambda: bytes)
+        self.changer = changer or (lambda: bytes)
         self._held = set()
         self._swallowed = set()
         self._links = set()
         self._port = Port()
         self.address = ("127.0.0.1", self._port.number)
+        self.redis_url = f"redis://127.0.0.1:{self._port.number}"
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -135,7 +136,7 @@ class _Link:
     def __init__(self, relay):
         self.relay = relay
         self.late = False
-        self.change = relay._changer()
+        self.change = relay.changer()
         self.client = _End(self, DOWN)
         self.server = _End(self, UP)
 

@@ -24,7 +24,7 @@ history) and should use names of their own. Clients are closed after each test.
 - `until(what, probe)` polls with a deadline: never sleep for luck.
 - With STORE="redis" a Redis of the stack's own runs too: `stack.redis.call("XLEN", key)`. It is a
   `Program` as well, so it can be killed and started again (with its append-only file); any program
-  can be paused (SIGSTOP) and resumed. See Stack for replicas, and for a relay in front of it.
+  can be paused (SIGSTOP) and resumed. See Stack for replicas, and for relays in front of it.
 - At the end every program is stopped like that; one that died by itself, or a sanitizer's report
   in any log, fails the test. Logs are shown with a failure.
 
@@ -129,6 +129,7 @@ class Program:
         self.name = name
         self.log_path = stack.folder / f"{name}.log"
         self.ports = {}
+        self.relay = None  # on its way to Redis
         self.problems = []  # found while it ran, reported by Stack.close
         self.paused, self.resumed_at = False, 0.0
         self._process = None
@@ -402,9 +403,9 @@ class Broker(Server):
         return [str(BUILD / "ws-broker")]
 
     def environment(self):
-        redis = {"REDIS_URL": self.stack.redis_url()} if self.stack.redis else {}
+        redis = self.relay.redis_url if self.relay else self.stack.redis and self.stack.redis.url()
         return {
-            **redis,
+            **({"REDIS_URL": redis} if redis else {}),
             **self.stack.settings,
             **self.settings,
             "LISTEN": self.setting("listen"),
@@ -503,7 +504,7 @@ class Stack:
 
     With STORE="redis": `redis` is its configuration as a dict, or False to leave it out (its
     address stays). replicas: how many follow it, each through a relay (`stack.replicas[0].relay`).
-    relay: the brokers reach Redis through `stack.relay` (relay.py).
+    relays: each broker reaches Redis through a relay of its own, `broker.relay` (relay.py).
     """
 
     live = []  # for conftest.py: whose logs to show, whose clients to close
@@ -518,7 +519,7 @@ class Stack:
         reload=False,
         redis=(),
         replicas=0,
-        relay=False,
+        relays=False,
         **settings,
     ):
         unknown = [name for name in settings if not name.isupper()]
@@ -532,15 +533,15 @@ class Stack:
         self.api = Api(self, "api-fcgi")
         self.brokers = [Broker(self, f"ws-broker-{i}") for i in range(1, brokers + 1)]
         self.haproxy = HAProxy(self, "haproxy")
-        self.redis, self.replicas, self.relay = None, [], None
+        self.redis, self.replicas = None, []
         if settings.get("STORE") == "redis":
             self.redis = Redis(self, "redis", redis or ())
             self.replicas = [Redis(self, f"replica-{i}") for i in range(1, replicas + 1)]
         self._wanted = {self.api: api, self.haproxy: haproxy, self.redis: redis is not False}
         for program in self.programs:
             program._pick_ports()
-        if self.redis and relay:
-            self.relay = Relay(self.redis.address)
+        for broker in self.brokers if relays else []:
+            broker.relay = Relay(self.redis.address)
         for replica in self.replicas:
             replica.relay = Relay(self.redis.address)
             replica.config["replicaof"] = "{} {}".format(*replica.relay.address)
@@ -553,12 +554,6 @@ class Stack:
     def programs(self):
         stores = [self.redis, *self.replicas] if self.redis else []
         return [*stores, self.api, *self.brokers, self.haproxy]
-
-    def redis_url(self):
-        """Where the brokers find Redis."""
-        if self.relay:
-            return "redis://{}:{}".format(*self.relay.address)
-        return self.redis.url()
 
     def add_broker(self, *, wait_ready=True, **settings):
         """Starts one more, which HAProxy does not know; see Broker."""
@@ -593,9 +588,9 @@ class Stack:
                 program._begin_end()
             for program in group:
                 program._finish_end()
-        for relay in [self.relay, *(replica.relay for replica in self.replicas)]:
-            if relay:
-                relay.close()
+        for program in self.programs:
+            if program.relay:
+                program.relay.close()
         problems = [problem for program in self.programs for problem in program.problems]
         if problems:
             problems += [f"--- {name}\n{text}" for name, text in self.logs()]

@@ -149,16 +149,13 @@ class TestOneBrokerIsCutOff:
     """It keeps its clients and gets no new ones while another can publish."""
 
     def test_new_clients_go_elsewhere(self, start_stack):
-        stack = start_stack(STORE="redis", brokers=2, api=False, relay=True)
+        stack = start_stack(STORE="redis", brokers=2, api=False, relays=True)
         good, cut_off = stack.brokers
-        good.stop()
-        good.settings["REDIS_URL"] = stack.redis.url()
-        good.start()
         until("HAProxy knows both", lambda: spread(stack) == [True, True], interval=0.2)
         old = stack.connect("old", direct=cut_off)
 
-        stack.relay.target = lambda: None
-        stack.relay.cut()
+        cut_off.relay.target = lambda: None
+        cut_off.relay.cut()
         not_ready(cut_off)
         assert status(good) == 200
         until("HAProxy leads to the good one", lambda: spread(stack) == [True, False], interval=0.2)
@@ -168,7 +165,7 @@ class TestOneBrokerIsCutOff:
         not_ready(good)
         until("HAProxy leads to any", lambda: spread(stack) == [True, True], interval=0.2)
         stack.redis.resume()
-        stack.relay.target = stack.redis.address
+        cut_off.relay.target = stack.redis.address
         for broker in stack.brokers:
             ready(broker)
         assert old.ask("message", message="back")["message"] == "back"
@@ -187,13 +184,13 @@ def spread(stack):
 
 def test_silence_is_noticed(start_stack):
     """No reset, no refusal: nothing comes any more."""
-    stack = start_stack(STORE="redis", haproxy=False, api=False, relay=True)
+    stack = start_stack(STORE="redis", haproxy=False, api=False, relays=True)
     ann = stack.connect("ann", direct=True)
-    stack.relay.hold("up", "down")
+    stack.broker.relay.hold("up", "down")
     ann.send("message", message="into the void")
     not_ready(stack.broker)
-    stack.relay.cut()
-    stack.relay.release()
+    stack.broker.relay.cut()
+    stack.broker.relay.release()
     assert ann.receive()["message"] == "into the void"
     ready(stack.broker)
 
@@ -221,7 +218,7 @@ def test_another_redis_behind_the_address(start_stack):
     first, second = (start_stack(STORE="redis", brokers=0, haproxy=False, api=False) for _ in "12")
     relay = Relay(first.redis.address)
     try:
-        broker = first.add_broker(REDIS_URL="redis://{}:{}".format(*relay.address))
+        broker = first.add_broker(REDIS_URL=relay.redis_url)
         ann = first.connect("ann", direct=broker)
         assert ann.ask("message", message="in the first")["message"] == "in the first"
         relay.target = second.redis.address

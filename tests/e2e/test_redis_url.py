@@ -154,14 +154,13 @@ class TestOldRedis:
 
         relay = Relay(stack.redis.address, changer)
         try:
-            url = "redis://{}:{}".format(*relay.address)
-            broker = stack.add_broker(REDIS_URL=url, wait_ready=False)
+            broker = stack.add_broker(REDIS_URL=relay.redis_url, wait_ready=False)
             until("it says so", lambda: old in broker.log())
             line = next(line for line in broker.log().splitlines() if old in line)
             assert "7.0" in line
             assert broker.http("/readyz").status == 503
             # An upgrade later it is fine, without a restart.
-            relay._changer = lambda: bytes
+            relay.changer = lambda: bytes
             relay.cut()
             until("it is ready", lambda: broker.http("/readyz").status == 200)
         finally:
