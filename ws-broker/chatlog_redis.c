@@ -27,6 +27,8 @@ enum {
     BUSY_RATE = 200,   /* entries per second from which reading is slowed down a little, */
     BUSY_PAUSE_MS = 5, /* by this, which halves what Redis spends on us */
     PROBE_MS = 1000,
+    RECENT_MS =
+        15000, /* what we have stored since then is kept, to be stored again after a failover */
     READY_MS = 3000, /* a write of ours must have worked in this time */
     TICK_MS = 100,
     KEY_TEXT_MAX = 96,
@@ -54,6 +56,9 @@ struct append {
     int64_t give_up_ms;
     uint64_t begun_ns;
     struct stream_id sent_after; /* the entry is behind this one in the stream */
+    struct stream_id stored_as;  /* once it is */
+    bool is_again;               /* it was stored, and a failover has lost it */
+    int64_t stored_ms;
     size_t len;
     char json[];
 };
@@ -84,7 +89,9 @@ struct redis_log {
     /* publishing */
     struct redis *publish;
     struct append *appends; /* all that have not ended */
-    struct append *unsent;  /* the first that may be queued; all before it are not */
+    struct append *recent;  /* that have ended stored, the oldest first */
+    size_t recent_count, recent_bytes;
+    struct append *unsent; /* the first that may be queued; all before it are not */
     size_t append_count, append_bytes;
     int in_flight;
     bool can_send;   /* up, and everything uncertain is settled */
@@ -98,6 +105,7 @@ struct redis_log {
 
     /* following */
     struct redis *follow;
+    char run_id[64]; /* of the server that was followed last */
     struct seen *seen;
     struct stream_id cursor; /* the newest entry read */
     bool is_asking;          /* a read or an audit is under way */
@@ -151,6 +159,8 @@ static struct metric appends_uncertain = {.name = "hlchat_appends_total",
                                           .labels = "result=\"uncertain\""};
 static struct metric retries = {.name = "hlchat_append_retries_total",
                                 .help = "Entries that were sent to Redis again"};
+static struct metric again = {.name = "hlchat_append_again_total",
+                              .help = "Entries stored again because a failover had lost them"};
 static struct metric repeats = {.name = "hlchat_log_repeats_total",
                                 .help = "Entries that stood in the log twice and were dropped"};
 static struct metric gaps = {.name = "hlchat_log_gaps_total",
@@ -175,6 +185,7 @@ void chatlog_redis_register_metrics(struct metrics *metrics) {
     metrics_register(metrics, &appends_failed);
     metrics_register(metrics, &appends_uncertain);
     metrics_register(metrics, &retries);
+    metrics_register(metrics, &again);
     metrics_register(metrics, &repeats);
     metrics_register(metrics, &gaps);
     metrics_register(metrics, &lost_entries);
@@ -215,7 +226,7 @@ static bool is_one_server(struct redis_log *log) {
     return false;
 }
 
-/* ==== the epoch ============================================================================== */
+/* ==== the epoch =============================================================================== */
 
 /* A name for one unbroken history of the stream: within it ids only grow and nothing vanishes. It
    changes when the stream has lost entries, by whichever broker is the first to say so. */
@@ -254,14 +265,37 @@ static void begin_epoch(struct redis_log *log) {
 
 static void pump(struct redis_log *log);
 
+static void forget_recent(struct redis_log *log) {
+    struct append *oldest = log->recent;
+    DL_DELETE(log->recent, oldest);
+    log->recent_count--;
+    log->recent_bytes -= oldest->len;
+    free(oldest);
+}
+
+/* Keeps what was stored for a while; see append_again(). */
+static void keep_recent(struct redis_log *log, struct append *append) {
+    append->stored_ms = now_ms(log);
+    DL_APPEND(log->recent, append);
+    log->recent_count++;
+    log->recent_bytes += append->len;
+    while (log->recent &&
+           (now_ms(log) - log->recent->stored_ms > RECENT_MS ||
+            log->recent_count > CHATLOG_QUEUE_ENTRIES || log->recent_bytes > CHATLOG_QUEUE_BYTES))
+        forget_recent(log);
+}
+
 static void settle(struct redis_log *log, struct append *append, int status) {
     uint64_t tag = append->tag;
+    bool is_again = append->is_again;
     if (log->unsent == append)
         log->unsent = append->next;
     DL_DELETE(log->appends, append);
     log->append_count--;
     log->append_bytes -= append->len;
-    if (status == CHAT_OK) {
+    if (is_again) {
+        /* Its sender has had an answer long ago. */
+    } else if (status == CHAT_OK) {
         appends_stored.value++;
         metric_observe(&append_seconds, (uv_hrtime() - append->begun_ns) / 1000);
     } else if (status == CHAT_EUNCERTAIN) {
@@ -269,8 +303,11 @@ static void settle(struct redis_log *log, struct append *append, int status) {
     } else {
         appends_failed.value++;
     }
-    free(append);
-    if (!log->is_stopped)
+    if (status == CHAT_OK)
+        keep_recent(log, append);
+    else
+        free(append);
+    if (!log->is_stopped && !is_again)
         log->events->on_appended(log->user, tag, status);
 }
 
@@ -335,6 +372,7 @@ static void on_added(void *user, const struct redis_value *reply) {
     } else if (redis_value_type(reply) == REDIS_TEXT) {
         log->last_stored = append->number;
         log->wrote_ms = now_ms(log);
+        read_id(redis_value_text(reply, NULL), &append->stored_as);
         settle(log, append, CHAT_OK);
     } else {
         on_refused(log, append, reply);
@@ -346,7 +384,9 @@ static void on_added(void *user, const struct redis_value *reply) {
 
 static bool send_append(struct redis_log *log, struct append *append) {
     char key[SEEN_KEY_MAX + 1];
+    char old_id[ID_TEXT_MAX];
     int key_len = snprintf(key, sizeof(key), "%s-%" PRIu64, log->nonce, append->number);
+    id_text(append->stored_as, old_id);
     struct redis_arg args[] = {
         {"XADD", 4},
         {log->key, strlen(log->key)},
@@ -358,9 +398,11 @@ static bool send_append(struct redis_log *log, struct append *append) {
         {key, (size_t)key_len},
         {"m", 1},
         {append->json, append->len},
+        {"o", 1}, /* the mark of an entry that is stored again, with the id that it had */
+        {old_id, strlen(old_id)},
     };
-    if (redis_send(log->publish, args, sizeof(args) / sizeof(*args), REPLY_MS, on_added, log) !=
-        CHAT_OK)
+    size_t count = sizeof(args) / sizeof(*args) - (append->is_again ? 0 : 2);
+    if (redis_send(log->publish, args, count, REPLY_MS, on_added, log) != CHAT_OK)
         return false;
     append->state = APPEND_SENT;
     append->sent_after = log->cursor;
@@ -428,9 +470,11 @@ static void on_looked_up(void *user, const struct redis_value *reply) {
         const char *key = field_of(entry, "k", NULL);
         uint64_t number = key ? own_number(log, key) : 0;
         struct append *append = number ? find_append(log, number) : NULL;
-        if (append && append->state == APPEND_UNCERTAIN)
-            append->state = APPEND_FOUND;
         read_id(redis_value_text(redis_value_at(entry, 0), NULL), &log->looked_up_to);
+        if (append && append->state == APPEND_UNCERTAIN) {
+            append->state = APPEND_FOUND;
+            append->stored_as = log->looked_up_to;
+        }
     }
     if (count < AUDIT_COUNT)
         finish_recovery(log);
@@ -497,7 +541,7 @@ static void expire(struct redis_log *log) {
     struct append *append, *next;
     DL_FOREACH_SAFE(log->appends, append, next) {
         if (now_ms(log) < append->give_up_ms)
-            return; /* the rest began later */
+            continue;
         if (append->state == APPEND_QUEUED || append->state == APPEND_REFUSED)
             settle(log, append, CHAT_EUNAVAILABLE);
         else if (append->state == APPEND_UNCERTAIN)
@@ -654,6 +698,41 @@ static void begin_reread(struct redis_log *log, const char *why, bool must_reloa
     seen_begin(log->seen);
 }
 
+/* After a failover the new master may lack entries that we have stored a moment ago. They are
+   stored again, under the same k, so that who has seen them drops them, and marked, for they are
+   out of order. What others have stored is theirs to store again. */
+static void append_again(struct redis_log *log) {
+    struct append *append, *next, *first = log->appends;
+    size_t count = 0;
+    DL_FOREACH_SAFE(log->recent, append, next) {
+        char key[SEEN_KEY_MAX + 1];
+        snprintf(key, sizeof(key), "%s-%" PRIu64, log->nonce, append->number);
+        if (seen_is_found(log->seen, key) || now_ms(log) - append->stored_ms > RECENT_MS ||
+            stream_id_compare(append->stored_as, log->first_reread) < 0)
+            continue;
+        DL_DELETE(log->recent, append);
+        log->recent_count--;
+        log->recent_bytes -= append->len;
+        append->is_again = true;
+        append->state = APPEND_QUEUED;
+        append->give_up_ms = now_ms(log) + GIVE_UP_MS;
+        log->append_count++;
+        log->append_bytes += append->len;
+        /* In front of what is new, in their order. */
+        if (first)
+            DL_PREPEND_ELEM(log->appends, first, append);
+        else
+            DL_APPEND(log->appends, append);
+        count++;
+    }
+    if (count == 0)
+        return;
+    again.value += count;
+    log_warn("chatlog", "append_again", log_int("entries", (int64_t)count));
+    log->unsent = log->appends;
+    pump(log);
+}
+
 /* Everything that the stream has is read. */
 static void end_reread(struct redis_log *log) {
     struct waiting *waiting, *next;
@@ -667,6 +746,7 @@ static void end_reread(struct redis_log *log) {
         lost_entries.value += lost;
         begin_epoch(log);
     }
+    append_again(log);
     if (log->must_reload) {
         log->must_reload = false;
         log->events->on_lost(log->user);
@@ -864,6 +944,10 @@ static void on_follow_up(void *user) {
     if (!is_one_server(log))
         return;
     /* Is the stream still the one we knew? The audit says; a re-reading starts anew. */
+    const char *run_id = redis_server(log->follow)->run_id;
+    if (log->is_loaded && strcmp(log->run_id, run_id) != 0)
+        begin_reread(log, "another server, or one that was restarted", false);
+    snprintf(log->run_id, sizeof(log->run_id), "%s", run_id);
     log->audited_ms = 0;
     uv_timer_stop(&log->read_again);
     log->has_baseline = log->has_baseline && !log->is_rereading;
@@ -941,6 +1025,8 @@ static void redis_log_free(struct chatlog *base) {
     struct append *append, *next_append;
     struct waiting *waiting, *next_waiting;
     DL_FOREACH_SAFE(log->appends, append, next_append) free(append);
+    while (log->recent)
+        forget_recent(log);
     DL_FOREACH_SAFE(log->waiting, waiting, next_waiting) free(waiting);
     seen_free(log->seen);
     redis_free(log->publish);

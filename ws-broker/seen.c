@@ -9,6 +9,7 @@
 struct seen_key {
     char key[SEEN_KEY_MAX + 1];
     struct stream_id id;
+    bool is_lost;      /* it has vanished from the log */
     unsigned reading;  /* the last one in which it was found */
     UT_hash_handle hh; /* the oldest first */
 };
@@ -70,13 +71,18 @@ void seen_begin(struct seen *seen) {
     seen->reading++;
 }
 
+bool seen_is_found(const struct seen *seen, const char *text) {
+    struct seen_key *key;
+    HASH_FIND_STR(seen->by_key, text, key);
+    return key && key->reading == seen->reading;
+}
+
 size_t seen_end(struct seen *seen, struct stream_id first) {
     size_t lost = 0;
-    struct seen_key *key, *next;
-    HASH_ITER(hh, seen->by_key, key, next) {
-        if (key->reading == seen->reading || stream_id_compare(key->id, first) < 0)
+    for (struct seen_key *key = seen->by_key; key; key = key->hh.next) {
+        if (key->reading == seen->reading || key->is_lost || stream_id_compare(key->id, first) < 0)
             continue;
-        forget(seen, key);
+        key->is_lost = true;
         lost++;
     }
     return lost;

@@ -34,9 +34,11 @@ int seen_add(struct seen *seen, const char *key, struct stream_id id);
 
 /** A re-reading of the whole log begins: nothing of it is found yet. */
 void seen_begin(struct seen *seen);
+/** Whether this key was found, or added, since it began. */
+bool seen_is_found(const struct seen *seen, const char *key);
 /**
- * It has ended: how many remembered entries with an id of `first` or later were not found. They are
- * forgotten.
+ * It has ended: how many remembered entries with an id of `first` or later were not found. They
+ * stay remembered, for their writer may add them again, and are not counted twice.
  */
 size_t seen_end(struct seen *seen, struct stream_id first);
 
