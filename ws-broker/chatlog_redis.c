@@ -124,7 +124,8 @@ struct redis_log {
 
     /* re-reading from the start */
     bool is_rereading;
-    bool must_reload; /* entries were lost for certain */
+    bool must_reload;     /* entries were lost for certain */
+    bool is_other_server; /* than before: a failover, or a restart */
     struct stream_id first_reread;
 };
 
@@ -746,7 +747,9 @@ static void end_reread(struct redis_log *log) {
         lost_entries.value += lost;
         begin_epoch(log);
     }
-    append_again(log);
+    if (log->is_other_server)
+        append_again(log);
+    log->is_other_server = false;
     if (log->must_reload) {
         log->must_reload = false;
         log->events->on_lost(log->user);
@@ -945,8 +948,10 @@ static void on_follow_up(void *user) {
         return;
     /* Is the stream still the one we knew? The audit says; a re-reading starts anew. */
     const char *run_id = redis_server(log->follow)->run_id;
-    if (log->is_loaded && strcmp(log->run_id, run_id) != 0)
+    if (log->is_loaded && strcmp(log->run_id, run_id) != 0) {
+        log->is_other_server = true;
         begin_reread(log, "another server, or one that was restarted", false);
+    }
     snprintf(log->run_id, sizeof(log->run_id), "%s", run_id);
     log->audited_ms = 0;
     uv_timer_stop(&log->read_again);

@@ -214,7 +214,7 @@ def test_a_stop_while_redis_is_away(start_stack):
 
 
 def test_another_redis_behind_the_address(start_stack):
-    """As HAProxy or DNS may do it. Nobody is thrown out: all had seen what is gone."""
+    """As HAProxy or DNS may do it. What was just said is stored again, with the mark, shown once."""
     first, second = (start_stack(STORE="redis", brokers=0, haproxy=False, api=False) for _ in "12")
     relay = Relay(first.redis.address)
     try:
@@ -224,8 +224,12 @@ def test_another_redis_behind_the_address(start_stack):
         relay.target = second.redis.address
         relay.cut()
         assert ann.ask("message", message="in the second")["message"] == "in the second"
-        assert second.redis.call("XLEN", KEY) == 1
-        until("it is noticed", lambda: broker.metrics()["hlchat_log_resets_total"] == 1)
+        until("it is stored again", lambda: second.redis.call("XLEN", KEY) == 2)
+        marks = ["o" in fields for _, fields in second.redis.call("XRANGE", KEY, "-", "+")]
+        assert sorted(marks) == [False, True]
+        assert broker.metrics()["hlchat_append_again_total"] == 1
+        assert [m["message"] for m in ann.history()] == ["in the second", "in the first"]
+        assert ann.barrier() == []
         broker.stop()
     finally:
         relay.close()
