@@ -127,6 +127,7 @@ struct redis_log {
     bool must_reload;     /* entries were lost for certain */
     bool is_other_server; /* than before: a failover, or a restart */
     struct stream_id first_reread;
+    int reread_count;
 };
 
 static struct metric up[] = {{.name = "hlchat_redis_up",
@@ -650,6 +651,7 @@ static void take_entry(struct redis_log *log, const struct redis_value *entry) {
         return;
     log->cursor = id;
     log->seen_since++;
+    log->reread_count++;
     if (log->first_reread.ms == 0)
         log->first_reread = id;
     const char *json = field_of(entry, "m", &len), *key = field_of(entry, "k", NULL);
@@ -696,6 +698,7 @@ static void begin_reread(struct redis_log *log, const char *why, bool must_reloa
     log->must_reload = must_reload;
     log->has_baseline = false;
     log->cursor = log->first_reread = (struct stream_id){0, 0};
+    log->reread_count = 0;
     seen_begin(log->seen);
 }
 
@@ -708,8 +711,11 @@ static void append_again(struct redis_log *log) {
     DL_FOREACH_SAFE(log->recent, append, next) {
         char key[SEEN_KEY_MAX + 1];
         snprintf(key, sizeof(key), "%s-%" PRIu64, log->nonce, append->number);
-        if (seen_is_found(log->seen, key) || now_ms(log) - append->stored_ms > RECENT_MS ||
-            stream_id_compare(append->stored_as, log->first_reread) < 0)
+        /* A full stream that begins later may simply have dropped it. */
+        bool is_trimmed = log->reread_count >= log->options.log_maxlen &&
+                          stream_id_compare(append->stored_as, log->first_reread) < 0;
+        if (seen_is_found(log->seen, key) || is_trimmed ||
+            now_ms(log) - append->stored_ms > RECENT_MS)
             continue;
         DL_DELETE(log->recent, append);
         log->recent_count--;
@@ -956,8 +962,10 @@ static void on_follow_up(void *user) {
     log->audited_ms = 0;
     uv_timer_stop(&log->read_again);
     log->has_baseline = log->has_baseline && !log->is_rereading;
-    if (log->is_rereading)
+    if (log->is_rereading) {
         log->cursor = log->first_reread = (struct stream_id){0, 0};
+        log->reread_count = 0;
+    }
     ask(log);
 }
 
