@@ -27,6 +27,7 @@ struct accounts_wait {
     accounts_cb callback;
     void *user;
     struct accounts_wait *prev, *next;
+    char token[];
 };
 
 /* One user: what is remembered, and who waits for better. */
@@ -38,8 +39,9 @@ struct account {
     struct accounts *owner;
     struct accounts_wait *waits;
     struct http_request *request; /* under way */
-    char *token;                  /* to ask with, while it waits for its turn */
-    struct account *prev, *next;  /* in `queue`, while `token` is set */
+    char *asked_with;             /* its token */
+    bool is_queued;               /* waits for its turn to ask with its first wait's token */
+    struct account *prev, *next;  /* in `queue` */
     UT_hash_handle hh;            /* by user id, the one used longest ago first */
 };
 
@@ -51,7 +53,7 @@ struct accounts {
     int in_flight;
 };
 
-static void start_next(struct accounts *accounts);
+static void on_account(void *user, const struct http_answer *http);
 
 /* ---- remembering
  * ---------------------------------------------------------------------------------------------- */
@@ -67,7 +69,7 @@ static struct account *find(struct accounts *accounts, const char *user_id) {
 }
 
 static bool is_busy(const struct account *account) {
-    return account->waits || account->request || account->token;
+    return account->waits || account->request;
 }
 
 static void make_room(struct accounts *accounts) {
@@ -115,6 +117,54 @@ static bool has_stale(const struct account *account, int64_t now_ms) {
 const char *accounts_stale(struct accounts *accounts, const char *user_id, int64_t now_ms) {
     struct account *account = find(accounts, user_id);
     return account && has_stale(account, now_ms) ? account->nickname : NULL;
+}
+
+/* ---- the queue
+ * -----------------------------------------------------------------------------------------------
+ */
+
+static void enqueue(struct account *account) {
+    account->is_queued = true;
+    DL_APPEND(account->owner->queue, account);
+}
+
+static void dequeue(struct account *account) {
+    account->is_queued = false;
+    DL_DELETE(account->owner->queue, account);
+}
+
+static void forget_token(struct account *account) {
+    if (account->asked_with)
+        explicit_bzero(account->asked_with, strlen(account->asked_with));
+    free(account->asked_with);
+    account->asked_with = NULL;
+}
+
+static void start(struct accounts *accounts, struct account *account) {
+    char *segment = http_escape(account->user_id);
+    char *url = NULL;
+    if (segment && asprintf(&url, "%s/idm/accounts/%s", accounts->url, segment) < 0)
+        url = NULL;
+    account->asked_with = strdup(account->waits->token);
+    if (url && account->asked_with) {
+        struct http_options options = {
+            .url = url, .bearer = account->asked_with, .timeout_ms = REQUEST_TIMEOUT_MS};
+        account->request = http_start(accounts->http, &options, on_account, account);
+    }
+    free(url);
+    free(segment);
+    dequeue(account);
+    if (account->request) {
+        accounts->in_flight++;
+    } else { /* those who wait are told by their own deadline */
+        forget_token(account);
+        log_error("accounts", "no_memory");
+    }
+}
+
+static void start_next(struct accounts *accounts) {
+    while (accounts->queue && accounts->in_flight < ACCOUNTS_IN_FLIGHT)
+        start(accounts, accounts->queue);
 }
 
 /* ---- the service's answer
@@ -191,12 +241,34 @@ static enum accounts_result judge(struct account *account, const struct http_ans
     return ACCOUNTS_DOWN;
 }
 
+static void free_wait(struct accounts_wait *wait) {
+    explicit_bzero(wait->token, strlen(wait->token));
+    free(wait);
+}
+
+/* Puts those in front who came with the token that was sent. */
+static void sort_waits(struct account *account) {
+    struct accounts_wait *wait, *next, *same = NULL;
+    DL_FOREACH_SAFE(account->waits, wait, next) {
+        if (strcmp(wait->token, account->asked_with) != 0)
+            continue;
+        DL_DELETE(account->waits, wait);
+        DL_APPEND(same, wait);
+    }
+    DL_CONCAT(same, account->waits);
+    account->waits = same;
+}
+
+/* All of them; but that a token is denied concerns only those who came with it. */
 static void tell_waits(struct account *account, const struct accounts_answer *answer) {
-    while (account->waits) {
-        struct accounts_wait *wait = account->waits;
+    bool denied = answer->result == ACCOUNTS_DENIED;
+    struct accounts_wait *wait;
+    if (denied)
+        sort_waits(account);
+    while ((wait = account->waits) && (!denied || strcmp(wait->token, account->asked_with) == 0)) {
         DL_DELETE(account->waits, wait);
         wait->callback(wait->user, answer);
-        free(wait);
+        free_wait(wait);
     }
 }
 
@@ -204,13 +276,16 @@ static void on_account(void *user, const struct http_answer *http) {
     struct account *account = user;
     struct accounts *accounts = account->owner;
     char detail[ACCOUNTS_DETAIL_MAX + 1];
-    account->request = NULL;
-    accounts->in_flight--;
     accounts_error_text(http, detail);
     struct accounts_answer answer = {.result = judge(account, http, detail)};
     answer.nickname = account->nickname;
     answer.detail = http->status >= 400 && http->status < 500 ? detail : "";
     tell_waits(account, &answer);
+    account->request = NULL;
+    accounts->in_flight--;
+    forget_token(account);
+    if (account->waits)
+        enqueue(account);
     start_next(accounts);
 }
 
@@ -218,53 +293,17 @@ static void on_account(void *user, const struct http_answer *http) {
  * ---------------------------------------------------------------------------------------------------
  */
 
-static void drop_token(struct account *account) {
-    DL_DELETE(account->owner->queue, account);
-    explicit_bzero(account->token, strlen(account->token));
-    free(account->token);
-    account->token = NULL;
-}
-
-static void start(struct accounts *accounts, struct account *account) {
-    char *segment = http_escape(account->user_id);
-    char *url = NULL;
-    if (segment && asprintf(&url, "%s/idm/accounts/%s", accounts->url, segment) < 0)
-        url = NULL;
-    if (url) {
-        struct http_options options = {
-            .url = url, .bearer = account->token, .timeout_ms = REQUEST_TIMEOUT_MS};
-        account->request = http_start(accounts->http, &options, on_account, account);
-    }
-    free(url);
-    free(segment);
-    drop_token(account);
-    if (account->request)
-        accounts->in_flight++;
-    else /* those who wait are told by their own deadline */
-        log_error("accounts", "no_memory");
-}
-
-static void start_next(struct accounts *accounts) {
-    while (accounts->queue && accounts->in_flight < ACCOUNTS_IN_FLIGHT)
-        start(accounts, accounts->queue);
-}
-
 struct accounts_wait *accounts_ask(struct accounts *accounts, const char *user_id,
                                    const char *token, accounts_cb callback, void *user) {
     struct account *account = find_or_add(accounts, user_id);
-    struct accounts_wait *wait = account ? calloc(1, sizeof(*wait)) : NULL;
+    struct accounts_wait *wait = account ? calloc(1, sizeof(*wait) + strlen(token) + 1) : NULL;
     if (!wait)
         return NULL;
     *wait = (struct accounts_wait){.account = account, .callback = callback, .user = user};
-    if (!account->request && !account->token) {
-        account->token = strdup(token);
-        if (!account->token) {
-            free(wait);
-            return NULL;
-        }
-        DL_APPEND(accounts->queue, account);
-    }
+    memcpy(wait->token, token, strlen(token));
     DL_APPEND(account->waits, wait);
+    if (!account->request && !account->is_queued)
+        enqueue(account);
     start_next(accounts);
     return wait;
 }
@@ -273,9 +312,9 @@ void accounts_cancel(struct accounts *accounts, struct accounts_wait *wait) {
     struct account *account = wait->account;
     (void)accounts;
     DL_DELETE(account->waits, wait);
-    free(wait);
-    if (!account->waits && account->token)
-        drop_token(account); /* nobody waits: not asked at all */
+    free_wait(wait);
+    if (!account->waits && account->is_queued)
+        dequeue(account); /* nobody waits: not asked at all */
 }
 
 /* ---- life
@@ -298,12 +337,11 @@ void accounts_free(struct accounts *accounts) {
         while (account->waits) {
             struct accounts_wait *wait = account->waits;
             DL_DELETE(account->waits, wait);
-            free(wait);
+            free_wait(wait);
         }
         if (account->request)
             http_cancel(account->request);
-        if (account->token)
-            drop_token(account);
+        forget_token(account);
         free(account);
     }
     free(accounts);

@@ -57,8 +57,10 @@ enum accounts_result accounts_remembered(struct accounts *accounts, const char *
 const char *accounts_stale(struct accounts *accounts, const char *user_id, int64_t now_ms);
 
 /**
- * Asks for the account, or joins those who wait for the same. `token` is sent along; both texts are
- * copied. The callback comes once, later, never before return, and does not ask again from inside.
+ * Asks for the account, or joins those who wait for the same. The token of the first of them is
+ * sent along; when the service does not accept it, those who came with the same are told so, and it
+ * is asked again with the next one's. Both texts are copied, and the token's copies are wiped at
+ * the end. The callback comes once, later, never before return, and does not ask again from inside.
  * NULL: no memory.
  */
 struct accounts_wait *accounts_ask(struct accounts *accounts, const char *user_id,
