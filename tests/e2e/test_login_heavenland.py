@@ -136,7 +136,7 @@ class TestToken:
         assert identity(stack.connect(stub.token(user))) == (user, nickname)
 
     @pytest.mark.parametrize(
-        "user", ["../auth/login", "a/b", "a?b=c#d", "a%2fb", "a b", "ž", "a\r\nHost: b", "@:;&=+$,"]
+        "user", ["../auth/login", "a/b", "a?b=c#d", "a%2fb", "a b", "ž", "@:;&=+$,"]
     )
     def test_a_user_id_is_one_path_segment(self, stack, stub, user):
         stub.account(user, nickname="Odd")
