@@ -18,6 +18,7 @@ enum {
     FRESH_MS = 300 * 1000,
     STALE_MS = 3600 * 1000,
     MISSING_MS = 30 * 1000,
+    FAILING_MS = 5 * 1000,
     REQUEST_TIMEOUT_MS =
         6000, /* less than a login's deadline: a stale nickname still comes in time */
 };
@@ -51,6 +52,7 @@ struct accounts {
     struct account *by_user;
     struct account *queue;
     int in_flight;
+    int64_t failing_until_ms; /* the service, as far as we know */
 };
 
 static void on_account(void *user, const struct http_answer *http);
@@ -98,20 +100,22 @@ static struct account *find_or_add(struct accounts *accounts, const char *user_i
     return account;
 }
 
+static bool has_stale(const struct account *account, int64_t now_ms) {
+    return account->nickname[0] && now_ms - account->known_at_ms < STALE_MS;
+}
+
 enum accounts_result accounts_remembered(struct accounts *accounts, const char *user_id,
                                          int64_t now_ms, const char **nickname) {
     struct account *account = find(accounts, user_id);
-    if (account && account->nickname[0] && now_ms - account->known_at_ms < FRESH_MS) {
+    bool is_failing = now_ms < accounts->failing_until_ms;
+    if (account && has_stale(account, now_ms) &&
+        (is_failing || now_ms - account->known_at_ms < FRESH_MS)) {
         *nickname = account->nickname;
         return ACCOUNTS_FOUND;
     }
     if (account && account->is_missing && now_ms - account->known_at_ms < MISSING_MS)
         return ACCOUNTS_MISSING;
     return ACCOUNTS_UNKNOWN;
-}
-
-static bool has_stale(const struct account *account, int64_t now_ms) {
-    return account->nickname[0] && now_ms - account->known_at_ms < STALE_MS;
 }
 
 const char *accounts_stale(struct accounts *accounts, const char *user_id, int64_t now_ms) {
@@ -214,14 +218,12 @@ static bool read_account(struct account *account, const struct http_answer *answ
     return true;
 }
 
-static enum accounts_result judge(struct account *account, const struct http_answer *answer,
-                                  const char *text) {
-    int64_t now_ms = (int64_t)(uv_hrtime() / 1000000); /* the clock of uv_now() */
+/* What an answer that means something says. */
+static enum accounts_result read_answer(struct account *account, const struct http_answer *answer,
+                                        int64_t now_ms) {
     switch (answer->status) {
     case 200:
-        if (read_account(account, answer, now_ms))
-            return ACCOUNTS_FOUND;
-        break;
+        return read_account(account, answer, now_ms) ? ACCOUNTS_FOUND : ACCOUNTS_DOWN;
     case 401:
     case 403:
         return ACCOUNTS_DENIED;
@@ -231,8 +233,20 @@ static enum accounts_result judge(struct account *account, const struct http_ans
         account->known_at_ms = now_ms;
         return ACCOUNTS_MISSING;
     default:
-        break;
+        return ACCOUNTS_DOWN;
     }
+}
+
+static enum accounts_result judge(struct account *account, const struct http_answer *answer,
+                                  const char *text) {
+    struct accounts *accounts = account->owner;
+    int64_t now_ms = (int64_t)(uv_hrtime() / 1000000); /* the clock of uv_now() */
+    enum accounts_result result = read_answer(account, answer, now_ms);
+    if (result != ACCOUNTS_DOWN) {
+        accounts->failing_until_ms = now_ms;
+        return result;
+    }
+    accounts->failing_until_ms = now_ms + FAILING_MS;
     log_warn("accounts", "lookup_failed", log_int("status", answer->status),
              log_str("error", answer->status ? text : answer->error));
     /* What was known before is better than nothing. */

@@ -3,7 +3,8 @@
  *
  * Asks once however many wait for the same user, at most ACCOUNTS_IN_FLIGHT at a time, and
  * remembers: a nickname for 300 s, and for an hour when the service fails; that there is no such
- * account for 30 s. Loop thread only.
+ * account for 30 s. It fails from an answer that means nothing, or none at all, until the next one
+ * that means something, at most 5 s. Loop thread only.
  */
 #ifndef HLCHAT_ACCOUNTS_H
 #define HLCHAT_ACCOUNTS_H
@@ -46,8 +47,8 @@ struct accounts *accounts_new(struct http *http, const char *url);
 void accounts_free(struct accounts *accounts);
 
 /**
- * What is remembered and fresh: ACCOUNTS_FOUND with `*nickname` (good until the next call),
- * ACCOUNTS_MISSING or ACCOUNTS_UNKNOWN.
+ * What is remembered and fresh, or all there is while the service fails: ACCOUNTS_FOUND with
+ * `*nickname` (good until the next call), ACCOUNTS_MISSING or ACCOUNTS_UNKNOWN.
  */
 enum accounts_result accounts_remembered(struct accounts *accounts, const char *user_id,
                                          int64_t now_ms, const char **nickname);

@@ -21,7 +21,13 @@
 #define TEXT_16  "0123456789abcdef"
 #define TEXT_128 TEXT_16 TEXT_16 TEXT_16 TEXT_16 TEXT_16 TEXT_16 TEXT_16 TEXT_16
 
-enum { WAITS = 256, FRESH_MS = 300000, STALE_MS = 3600000, MISSING_MS = 30000 };
+enum {
+    WAITS = 256,
+    FRESH_MS = 300000,
+    STALE_MS = 3600000,
+    MISSING_MS = 30000,
+    FAILING_MS = 5000,
+};
 
 static struct accounts *accounts;
 static int64_t now_ms;
@@ -316,16 +322,51 @@ static void test_stale_for_an_hour(void **state) {
     for (size_t i = 0; i < sizeof(failures) / sizeof(*failures); i++) {
         learn(failures[i], "<html>");
         check(0, ACCOUNTS_FOUND, "Hero");
+        now_ms += FAILING_MS;
         assert_string_equal(remembered("HL1"), "(unknown)"); /* not fresh by that */
     }
     learn(200, "<html>");
     check(0, ACCOUNTS_FOUND, "Hero");
-    now_ms += STALE_MS - FRESH_MS - 1;
+    now_ms += STALE_MS - FRESH_MS - 5 * FAILING_MS - 1;
     learn(0, NULL);
     check(0, ACCOUNTS_FOUND, "Hero");
     now_ms += 1;
     learn(0, NULL);
     check(0, ACCOUNTS_DOWN, "");
+}
+
+/* While the service fails nobody waits for it whose nickname is known: each failure counts for 5 s,
+ * any answer ends that. */
+static void test_stale_at_once_while_the_service_fails(void **state) {
+    static const int answers_it_is_back[] = {200, 401, 404};
+    (void)state;
+    learn(200, "{\"nickname\":\"Hero\"}");
+    now_ms += FRESH_MS;
+    ask(1, "HL2");
+    stub_fail(1);
+    check(1, ACCOUNTS_DOWN, "");
+    assert_string_equal(remembered("HL1"), "Hero");
+    assert_string_equal(remembered("HL2"), "(unknown)");
+    now_ms += FAILING_MS - 1;
+    assert_string_equal(remembered("HL1"), "Hero");
+    now_ms += 1;
+    assert_string_equal(remembered("HL1"), "(unknown)"); /* time to try again */
+    for (size_t i = 0; i < 3; i++) {
+        ask(1, "HL2");
+        stub_answer(http_stub.count - 1, 500, "{}");
+        assert_string_equal(remembered("HL1"), "Hero");
+        ask(1, "HL3");
+        stub_answer(http_stub.count - 1, answers_it_is_back[i], "{}");
+        assert_string_equal(remembered("HL1"), "(unknown)");
+    }
+    ask(1, "HL2");
+    stub_fail(http_stub.count - 1);
+    now_ms += FAILING_MS - 1;
+    learn(200, "{\"nickname\":\"Hero\"}");
+    now_ms += STALE_MS;
+    ask(1, "HL2");
+    stub_fail(http_stub.count - 1);
+    assert_string_equal(remembered("HL1"), "(unknown)"); /* an hour is too old */
 }
 
 /* For a login whose time is up before the service says anything. */
@@ -712,6 +753,7 @@ int main(void) {
         TEST(test_fresh_for_300_s),
         TEST(test_known_since_the_answer),
         TEST(test_stale_for_an_hour),
+        TEST(test_stale_at_once_while_the_service_fails),
         TEST(test_stale_before_the_answer),
         TEST(test_stale_is_not_for_refusals),
         TEST(test_missing_for_30_s),
