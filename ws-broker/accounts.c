@@ -12,6 +12,7 @@
 #include "shared/log.h"
 #include "shared/status.h"
 #include "ws-broker/http.h"
+#include "ws-broker/log_limit.h"
 #include "ws-broker/utf8.h"
 
 enum {
@@ -53,6 +54,7 @@ struct accounts {
     struct account *queue;
     int in_flight;
     int64_t failing_until_ms; /* the service, as far as we know */
+    struct log_limit failures;
 };
 
 static void on_account(void *user, const struct http_answer *http);
@@ -247,8 +249,11 @@ static enum accounts_result judge(struct account *account, const struct http_ans
         return result;
     }
     accounts->failing_until_ms = now_ms + FAILING_MS;
-    log_warn("accounts", "lookup_failed", log_int("status", answer->status),
-             log_str("error", answer->status ? text : answer->error));
+    int64_t failures = log_limit_count(&accounts->failures, now_ms);
+    if (failures > 0)
+        log_warn("accounts", "lookup_failed", log_int("failures", failures),
+                 log_int("status", answer->status),
+                 log_str("error", answer->status ? text : answer->error));
     /* What was known before is better than nothing. */
     if (has_stale(account, now_ms))
         return ACCOUNTS_FOUND;

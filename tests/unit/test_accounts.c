@@ -12,6 +12,7 @@
 
 #include "shared/log.h"
 #include "tests/unit/http_stub.h"
+#include "tests/unit/log_watch.h"
 #include "tests/unit/secret_watch.h"
 #include "tests/unit/token_maker.h"
 #include "ws-broker/accounts.h"
@@ -285,6 +286,20 @@ static void test_details(void **state) {
     assert_string_equal(outcomes[0].detail, "");
     learn(500, "{\"errorMessage\":\"database\"}");
     assert_string_equal(outcomes[0].detail, "");
+}
+
+/* While the service fails: a line for the first, and then one each 10 s. */
+static void test_failures_do_not_flood_the_log(void **state) {
+    (void)state;
+    log_watch_start(LOG_LEVEL_WARN);
+    for (int i = 0; i < 100; i++)
+        learn(503, "{}");
+    now_ms += 10000;
+    learn(0, NULL);
+    const char *logged = log_watch_stop();
+    assert_int_equal(log_watch_count("warn accounts lookup_failed"), 2);
+    assert_non_null(strstr(logged, "failures=1 "));
+    assert_non_null(strstr(logged, "failures=100 "));
 }
 
 /* ---- what is remembered ---- */
@@ -750,6 +765,7 @@ int main(void) {
         TEST(test_user_ids_are_escaped),
         TEST(test_answers),
         TEST(test_details),
+        TEST(test_failures_do_not_flood_the_log),
         TEST(test_fresh_for_300_s),
         TEST(test_known_since_the_answer),
         TEST(test_stale_for_an_hour),

@@ -12,6 +12,7 @@
 
 #include "shared/log.h"
 #include "tests/unit/http_stub.h"
+#include "tests/unit/log_watch.h"
 #include "tests/unit/secret_watch.h"
 #include "tests/unit/token_maker.h"
 #include "ws-broker/passwords.h"
@@ -24,6 +25,12 @@
 enum { WAITS = 600 };
 
 static struct passwords *passwords;
+static int64_t now_ms;
+
+/* In place of libuv's. */
+uint64_t uv_hrtime(void) {
+    return (uint64_t)now_ms * 1000000;
+}
 
 struct outcome {
     struct passwords_wait *wait;
@@ -203,6 +210,23 @@ static void test_failures_in_either_step(void **state) {
         }
 }
 
+/* While the service fails: a line for the first, and then one each 10 s. */
+static void test_failures_do_not_flood_the_log(void **state) {
+    (void)state;
+    log_watch_start(LOG_LEVEL_WARN);
+    for (size_t i = 0; i < 101; i++) {
+        assert_true(ask(i));
+        now_ms += i < 100 ? 1 : 10000;
+        stub_answer(i, 503, "{}");
+    }
+    assert_true(ask(101));
+    stub_answer(101, 401, "{}"); /* wrong credentials are not worth a line */
+    const char *logged = log_watch_stop();
+    assert_int_equal(log_watch_count("\n"), 2);
+    assert_non_null(strstr(logged, "failures=1 "));
+    assert_non_null(strstr(logged, "failures=100 "));
+}
+
 /* ---- how many ---- */
 
 static void test_20_in_flight_500_waiting(void **state) {
@@ -346,6 +370,7 @@ int main(void) {
         TEST(test_bodies_are_escaped),
         TEST(test_more_members_are_no_matter),
         TEST(test_failures_in_either_step),
+        TEST(test_failures_do_not_flood_the_log),
         TEST(test_20_in_flight_500_waiting),
         TEST(test_in_order_till_all_are_done),
         TEST(test_cancel_in_each_state),
