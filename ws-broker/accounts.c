@@ -199,10 +199,12 @@ static void copy_member(const struct json_object *root, const char *key, char *o
     out[len] = '\0';
 }
 
-void accounts_error_text(const struct http_answer *answer, char out[ACCOUNTS_DETAIL_MAX + 1]) {
+bool accounts_error_text(const struct http_answer *answer, char out[ACCOUNTS_DETAIL_MAX + 1]) {
     struct json_object *root = answer->status == 200 ? NULL : parse_body(answer);
+    bool is_object = root != NULL;
     copy_member(root, "errorMessage", out, ACCOUNTS_DETAIL_MAX);
     json_object_put(root);
+    return is_object;
 }
 
 /* Reads a 200; false: it is not the object that was agreed on. */

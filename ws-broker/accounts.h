@@ -9,6 +9,7 @@
 #ifndef HLCHAT_ACCOUNTS_H
 #define HLCHAT_ACCOUNTS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -69,8 +70,8 @@ struct accounts_wait *accounts_ask(struct accounts *accounts, const char *user_i
 /** Leaves those who wait. */
 void accounts_cancel(struct accounts *accounts, struct accounts_wait *wait);
 
-/** Copies the service's errorMessage into `out` when it is fit to be shown; else "". A 200 is not
- * looked at: it may hold secrets. */
-void accounts_error_text(const struct http_answer *answer, char out[ACCOUNTS_DETAIL_MAX + 1]);
+/** Copies the service's errorMessage into `out` when it is fit to be shown; else "". False: it is
+ * no JSON object, so something else has answered. A 200 is not looked at: it may hold secrets. */
+bool accounts_error_text(const struct http_answer *answer, char out[ACCOUNTS_DETAIL_MAX + 1]);
 
 #endif

@@ -154,9 +154,9 @@ static void finish(struct passwords_wait *wait, enum passwords_result result, co
     start_next(passwords);
 }
 
-/* Any 4xx is the service saying no, but "try again later" is not. */
+/* The statuses by which the service says no to credentials. */
 static bool is_refusal(int status) {
-    return status >= 400 && status < 500 && status != 408 && status != 429;
+    return status == 400 || status == 401 || status == 403 || status == 404;
 }
 
 static void log_failure(struct passwords *passwords, const struct http_answer *answer,
@@ -169,9 +169,9 @@ static void log_failure(struct passwords *passwords, const struct http_answer *a
 }
 
 static void fail(struct passwords_wait *wait, const struct http_answer *answer, const char *step) {
-    bool refused = is_refusal(answer->status);
     char text[ACCOUNTS_DETAIL_MAX + 1];
-    accounts_error_text(answer, text);
+    bool is_services = accounts_error_text(answer, text); /* else a proxy's page, say */
+    bool refused = is_services && is_refusal(answer->status);
     if (!refused)
         log_failure(wait->owner, answer, step, text);
     finish(wait, refused ? PASSWORDS_REFUSED : PASSWORDS_DOWN, NULL, refused ? text : "");
