@@ -40,9 +40,20 @@ static int enter(struct chat *chat, struct conn *conn, const struct identity_ans
     return CHAT_OK;
 }
 
+/* With TOKEN_EXPIRY=session such a login would end within a second: a token's `exp` has some leeway
+ * for clocks that differ, the end of a connection has none. */
+static bool has_expired(const struct chat *chat, const struct identity_answer *answer) {
+    return chat->close_expired && answer->status == IDENTITY_ACCEPTED && answer->expires_at != 0 &&
+           answer->expires_at <= chat->time.unix_s;
+}
+
 enum proto_refusal handle_identity(struct chat *chat, struct conn *conn,
                                    const struct identity_answer *answer,
                                    char error[PROTO_ERROR_MAX]) {
+    static const struct identity_answer expired = {
+        .status = IDENTITY_REFUSED, .error = "the access token is expired or invalid"};
+    if (has_expired(chat, answer))
+        answer = &expired;
     bool was_guess = conn->is_guess;
     conn->login_pending = conn->is_guess = false;
     if (was_guess)
