@@ -93,8 +93,8 @@ static const struct row rows[] = {
      NULL, "what must be among a token's aud"},
     {"Login", "JWT_ISSUER", BROKER, ROW_TEXT, MEMBER(jwt_issuer), "", 1, 512, NULL,
      "what a token's iss must be; any when not set"},
-    {"Login", "JWT_NICKNAME_CLAIM", BROKER, ROW_NAME, MEMBER(jwt_nickname_claim), "nickname", 1, 64,
-     NULL, "which claim of a token is the nickname"},
+    {"Login", "JWT_NICKNAME_CLAIM", BROKER, ROW_TEXT, MEMBER(jwt_nickname_claim), "nickname", 1,
+     128, NULL, "which claim of a token is the nickname"},
     {"Login", "TOKEN_EXPIRY", BROKER, ROW_CHOICE, MEMBER(token_expiry), "login", 0, 0, expiries,
      "when a token must be valid: at the login, or all the time"},
     {"Login", "HEAVENLAND_API_URL", BROKER, ROW_URL, MEMBER(heavenland_api_url), "", 1, 512, NULL,
@@ -134,7 +134,8 @@ static const struct row rows[] = {
 
 enum {
     ROW_COUNT = sizeof(rows) / sizeof(rows[0]),
-    FLAG_MAX = 40,    /* bytes of the longest flag or choice, with the NUL, and some air */
+    FLAG_MAX = 40, /* bytes of the longest flag or choice, with the NUL, and some air */
+    TOKEN_FRAME_MIN = 8192 + 512,
     HELP_COLUMN = 36, /* where the text starts in --help */
 };
 
@@ -634,6 +635,11 @@ static int check_together(const struct loader *loader) {
     if (settings->chat_env != PROFILE_DEV && settings->store == STORE_MEMORY)
         return complain(
             loader, "STORE=memory forgets the chat at a restart: CHAT_ENV=%s refuses it", profile);
+    if (settings->identity != IDENTITY_DEV && settings->frame_max_bytes < TOKEN_FRAME_MIN)
+        return complain(loader,
+                        "FRAME_MAX_BYTES is %d, but must be at least %d: a login's token may have "
+                        "8192 bytes",
+                        settings->frame_max_bytes, TOKEN_FRAME_MIN);
     if (settings->history_limit > settings->log_maxlen)
         return complain(loader, "HISTORY_LIMIT is %d, but must not be more than LOG_MAXLEN, %d",
                         settings->history_limit, settings->log_maxlen);

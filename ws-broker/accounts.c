@@ -12,12 +12,14 @@
 #include "shared/log.h"
 #include "shared/status.h"
 #include "ws-broker/http.h"
+#include "ws-broker/log_limit.h"
 #include "ws-broker/utf8.h"
 
 enum {
     FRESH_MS = 300 * 1000,
     STALE_MS = 3600 * 1000,
     MISSING_MS = 30 * 1000,
+    FAILING_MS = 5 * 1000,
     REQUEST_TIMEOUT_MS =
         6000, /* less than a login's deadline: a stale nickname still comes in time */
 };
@@ -27,6 +29,7 @@ struct accounts_wait {
     accounts_cb callback;
     void *user;
     struct accounts_wait *prev, *next;
+    char token[];
 };
 
 /* One user: what is remembered, and who waits for better. */
@@ -38,8 +41,9 @@ struct account {
     struct accounts *owner;
     struct accounts_wait *waits;
     struct http_request *request; /* under way */
-    char *token;                  /* to ask with, while it waits for its turn */
-    struct account *prev, *next;  /* in `queue`, while `token` is set */
+    char *asked_with;             /* its token */
+    bool is_queued;               /* waits for its turn to ask with its first wait's token */
+    struct account *prev, *next;  /* in `queue` */
     UT_hash_handle hh;            /* by user id, the one used longest ago first */
 };
 
@@ -49,9 +53,11 @@ struct accounts {
     struct account *by_user;
     struct account *queue;
     int in_flight;
+    int64_t failing_until_ms; /* the service, as far as we know */
+    struct log_limit failures;
 };
 
-static void start_next(struct accounts *accounts);
+static void on_account(void *user, const struct http_answer *http);
 
 /* ---- remembering ----------------------------------------------------------------------------- */
 
@@ -66,7 +72,7 @@ static struct account *find(struct accounts *accounts, const char *user_id) {
 }
 
 static bool is_busy(const struct account *account) {
-    return account->waits || account->request || account->token;
+    return account->waits || account->request;
 }
 
 static void make_room(struct accounts *accounts) {
@@ -95,10 +101,16 @@ static struct account *find_or_add(struct accounts *accounts, const char *user_i
     return account;
 }
 
+static bool has_stale(const struct account *account, int64_t now_ms) {
+    return account->nickname[0] && now_ms - account->known_at_ms < STALE_MS;
+}
+
 enum accounts_result accounts_remembered(struct accounts *accounts, const char *user_id,
                                          int64_t now_ms, const char **nickname) {
     struct account *account = find(accounts, user_id);
-    if (account && account->nickname[0] && now_ms - account->known_at_ms < FRESH_MS) {
+    bool is_failing = now_ms < accounts->failing_until_ms;
+    if (account && has_stale(account, now_ms) &&
+        (is_failing || now_ms - account->known_at_ms < FRESH_MS)) {
         *nickname = account->nickname;
         return ACCOUNTS_FOUND;
     }
@@ -107,13 +119,55 @@ enum accounts_result accounts_remembered(struct accounts *accounts, const char *
     return ACCOUNTS_UNKNOWN;
 }
 
-static bool has_stale(const struct account *account, int64_t now_ms) {
-    return account->nickname[0] && now_ms - account->known_at_ms < STALE_MS;
-}
-
 const char *accounts_stale(struct accounts *accounts, const char *user_id, int64_t now_ms) {
     struct account *account = find(accounts, user_id);
     return account && has_stale(account, now_ms) ? account->nickname : NULL;
+}
+
+/* ---- the queue ------------------------------------------------------------------------------- */
+
+static void enqueue(struct account *account) {
+    account->is_queued = true;
+    DL_APPEND(account->owner->queue, account);
+}
+
+static void dequeue(struct account *account) {
+    account->is_queued = false;
+    DL_DELETE(account->owner->queue, account);
+}
+
+static void forget_token(struct account *account) {
+    if (account->asked_with)
+        explicit_bzero(account->asked_with, strlen(account->asked_with));
+    free(account->asked_with);
+    account->asked_with = NULL;
+}
+
+static void start(struct accounts *accounts, struct account *account) {
+    char *segment = http_escape(account->user_id);
+    char *url = NULL;
+    if (segment && asprintf(&url, "%s/idm/accounts/%s", accounts->url, segment) < 0)
+        url = NULL;
+    account->asked_with = strdup(account->waits->token);
+    if (url && account->asked_with) {
+        struct http_options options = {
+            .url = url, .bearer = account->asked_with, .timeout_ms = REQUEST_TIMEOUT_MS};
+        account->request = http_start(accounts->http, &options, on_account, account);
+    }
+    free(url);
+    free(segment);
+    dequeue(account);
+    if (account->request) {
+        accounts->in_flight++;
+    } else { /* those who wait are told by their own deadline */
+        forget_token(account);
+        log_error("accounts", "no_memory");
+    }
+}
+
+static void start_next(struct accounts *accounts) {
+    while (accounts->queue && accounts->in_flight < ACCOUNTS_IN_FLIGHT)
+        start(accounts, accounts->queue);
 }
 
 /* ---- the service's answer -------------------------------------------------------------------- */
@@ -141,10 +195,12 @@ static void copy_member(const struct json_object *root, const char *key, char *o
     out[len] = '\0';
 }
 
-void accounts_error_text(const struct http_answer *answer, char out[ACCOUNTS_DETAIL_MAX + 1]) {
+bool accounts_error_text(const struct http_answer *answer, char out[ACCOUNTS_DETAIL_MAX + 1]) {
     struct json_object *root = answer->status == 200 ? NULL : parse_body(answer);
+    bool is_object = root != NULL;
     copy_member(root, "errorMessage", out, ACCOUNTS_DETAIL_MAX);
     json_object_put(root);
+    return is_object;
 }
 
 /* Reads a 200; false: it is not the object that was agreed on. */
@@ -162,14 +218,12 @@ static bool read_account(struct account *account, const struct http_answer *answ
     return true;
 }
 
-static enum accounts_result judge(struct account *account, const struct http_answer *answer,
-                                  const char *text) {
-    int64_t now_ms = (int64_t)(uv_hrtime() / 1000000); /* the clock of uv_now() */
+/* What an answer that means something says. */
+static enum accounts_result read_answer(struct account *account, const struct http_answer *answer,
+                                        int64_t now_ms) {
     switch (answer->status) {
     case 200:
-        if (read_account(account, answer, now_ms))
-            return ACCOUNTS_FOUND;
-        break;
+        return read_account(account, answer, now_ms) ? ACCOUNTS_FOUND : ACCOUNTS_DOWN;
     case 401:
     case 403:
         return ACCOUNTS_DENIED;
@@ -179,22 +233,59 @@ static enum accounts_result judge(struct account *account, const struct http_ans
         account->known_at_ms = now_ms;
         return ACCOUNTS_MISSING;
     default:
-        break;
+        return ACCOUNTS_DOWN;
     }
-    log_warn("accounts", "lookup_failed", log_int("status", answer->status),
-             log_str("error", answer->status ? text : answer->error));
+}
+
+static enum accounts_result judge(struct account *account, const struct http_answer *answer,
+                                  const char *text) {
+    struct accounts *accounts = account->owner;
+    int64_t now_ms = (int64_t)(uv_hrtime() / 1000000); /* the clock of uv_now() */
+    enum accounts_result result = read_answer(account, answer, now_ms);
+    if (result != ACCOUNTS_DOWN) {
+        accounts->failing_until_ms = now_ms;
+        return result;
+    }
+    accounts->failing_until_ms = now_ms + FAILING_MS;
+    int64_t failures = log_limit_count(&accounts->failures, now_ms);
+    if (failures > 0)
+        log_warn("accounts", "lookup_failed", log_int("failures", failures),
+                 log_int("status", answer->status),
+                 log_str("error", answer->status ? text : answer->error));
     /* What was known before is better than nothing. */
     if (has_stale(account, now_ms))
         return ACCOUNTS_FOUND;
     return ACCOUNTS_DOWN;
 }
 
+static void free_wait(struct accounts_wait *wait) {
+    explicit_bzero(wait->token, strlen(wait->token));
+    free(wait);
+}
+
+/* Puts those in front who came with the token that was sent. */
+static void sort_waits(struct account *account) {
+    struct accounts_wait *wait, *next, *same = NULL;
+    DL_FOREACH_SAFE(account->waits, wait, next) {
+        if (strcmp(wait->token, account->asked_with) != 0)
+            continue;
+        DL_DELETE(account->waits, wait);
+        DL_APPEND(same, wait);
+    }
+    DL_CONCAT(same, account->waits);
+    account->waits = same;
+}
+
+/* All of them; but that a token is denied concerns only those who came with it. */
 static void tell_waits(struct account *account, const struct accounts_answer *answer) {
-    while (account->waits) {
-        struct accounts_wait *wait = account->waits;
+    bool denied = answer->result == ACCOUNTS_DENIED;
+    struct accounts_wait *wait;
+    if (denied)
+        sort_waits(account);
+    while ((wait = account->waits) && (!denied || strcmp(wait->token, account->asked_with) == 0)) {
         DL_DELETE(account->waits, wait);
         wait->callback(wait->user, answer);
-        free(wait);
+        free_wait(wait);
     }
 }
 
@@ -202,65 +293,32 @@ static void on_account(void *user, const struct http_answer *http) {
     struct account *account = user;
     struct accounts *accounts = account->owner;
     char detail[ACCOUNTS_DETAIL_MAX + 1];
-    account->request = NULL;
-    accounts->in_flight--;
     accounts_error_text(http, detail);
     struct accounts_answer answer = {.result = judge(account, http, detail)};
     answer.nickname = account->nickname;
     answer.detail = http->status >= 400 && http->status < 500 ? detail : "";
     tell_waits(account, &answer);
+    account->request = NULL;
+    accounts->in_flight--;
+    forget_token(account);
+    if (account->waits)
+        enqueue(account);
     start_next(accounts);
 }
 
 /* ---- asking ---------------------------------------------------------------------------------- */
 
-static void drop_token(struct account *account) {
-    DL_DELETE(account->owner->queue, account);
-    explicit_bzero(account->token, strlen(account->token));
-    free(account->token);
-    account->token = NULL;
-}
-
-static void start(struct accounts *accounts, struct account *account) {
-    char *segment = http_escape(account->user_id);
-    char *url = NULL;
-    if (segment && asprintf(&url, "%s/idm/accounts/%s", accounts->url, segment) < 0)
-        url = NULL;
-    if (url) {
-        struct http_options options = {
-            .url = url, .bearer = account->token, .timeout_ms = REQUEST_TIMEOUT_MS};
-        account->request = http_start(accounts->http, &options, on_account, account);
-    }
-    free(url);
-    free(segment);
-    drop_token(account);
-    if (account->request)
-        accounts->in_flight++;
-    else /* those who wait are told by their own deadline */
-        log_error("accounts", "no_memory");
-}
-
-static void start_next(struct accounts *accounts) {
-    while (accounts->queue && accounts->in_flight < ACCOUNTS_IN_FLIGHT)
-        start(accounts, accounts->queue);
-}
-
 struct accounts_wait *accounts_ask(struct accounts *accounts, const char *user_id,
                                    const char *token, accounts_cb callback, void *user) {
     struct account *account = find_or_add(accounts, user_id);
-    struct accounts_wait *wait = account ? calloc(1, sizeof(*wait)) : NULL;
+    struct accounts_wait *wait = account ? calloc(1, sizeof(*wait) + strlen(token) + 1) : NULL;
     if (!wait)
         return NULL;
     *wait = (struct accounts_wait){.account = account, .callback = callback, .user = user};
-    if (!account->request && !account->token) {
-        account->token = strdup(token);
-        if (!account->token) {
-            free(wait);
-            return NULL;
-        }
-        DL_APPEND(accounts->queue, account);
-    }
+    memcpy(wait->token, token, strlen(token));
     DL_APPEND(account->waits, wait);
+    if (!account->request && !account->is_queued)
+        enqueue(account);
     start_next(accounts);
     return wait;
 }
@@ -269,9 +327,9 @@ void accounts_cancel(struct accounts *accounts, struct accounts_wait *wait) {
     struct account *account = wait->account;
     (void)accounts;
     DL_DELETE(account->waits, wait);
-    free(wait);
-    if (!account->waits && account->token)
-        drop_token(account); /* nobody waits: not asked at all */
+    free_wait(wait);
+    if (!account->waits && account->is_queued)
+        dequeue(account); /* nobody waits: not asked at all */
 }
 
 /* ---- life ------------------------------------------------------------------------------------ */
@@ -292,12 +350,11 @@ void accounts_free(struct accounts *accounts) {
         while (account->waits) {
             struct accounts_wait *wait = account->waits;
             DL_DELETE(account->waits, wait);
-            free(wait);
+            free_wait(wait);
         }
         if (account->request)
             http_cancel(account->request);
-        if (account->token)
-            drop_token(account);
+        forget_token(account);
         free(account);
     }
     free(accounts);

@@ -3,11 +3,13 @@
  *
  * Asks once however many wait for the same user, at most ACCOUNTS_IN_FLIGHT at a time, and
  * remembers: a nickname for 300 s, and for an hour when the service fails; that there is no such
- * account for 30 s. Loop thread only.
+ * account for 30 s. It fails from an answer that means nothing, or none at all, until the next one
+ * that means something, at most 5 s. Loop thread only.
  */
 #ifndef HLCHAT_ACCOUNTS_H
 #define HLCHAT_ACCOUNTS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -46,8 +48,8 @@ struct accounts *accounts_new(struct http *http, const char *url);
 void accounts_free(struct accounts *accounts);
 
 /**
- * What is remembered and fresh: ACCOUNTS_FOUND with `*nickname` (good until the next call),
- * ACCOUNTS_MISSING or ACCOUNTS_UNKNOWN.
+ * What is remembered and fresh, or all there is while the service fails: ACCOUNTS_FOUND with
+ * `*nickname` (good until the next call), ACCOUNTS_MISSING or ACCOUNTS_UNKNOWN.
  */
 enum accounts_result accounts_remembered(struct accounts *accounts, const char *user_id,
                                          int64_t now_ms, const char **nickname);
@@ -57,8 +59,10 @@ enum accounts_result accounts_remembered(struct accounts *accounts, const char *
 const char *accounts_stale(struct accounts *accounts, const char *user_id, int64_t now_ms);
 
 /**
- * Asks for the account, or joins those who wait for the same. `token` is sent along; both texts are
- * copied. The callback comes once, later, never before return, and does not ask again from inside.
+ * Asks for the account, or joins those who wait for the same. The token of the first of them is
+ * sent along; when the service does not accept it, those who came with the same are told so, and it
+ * is asked again with the next one's. Both texts are copied, and the token's copies are wiped at
+ * the end. The callback comes once, later, never before return, and does not ask again from inside.
  * NULL: no memory.
  */
 struct accounts_wait *accounts_ask(struct accounts *accounts, const char *user_id,
@@ -66,8 +70,8 @@ struct accounts_wait *accounts_ask(struct accounts *accounts, const char *user_i
 /** Leaves those who wait. */
 void accounts_cancel(struct accounts *accounts, struct accounts_wait *wait);
 
-/** Copies the service's errorMessage into `out` when it is fit to be shown; else "". A 200 is not
- * looked at: it may hold secrets. */
-void accounts_error_text(const struct http_answer *answer, char out[ACCOUNTS_DETAIL_MAX + 1]);
+/** Copies the service's errorMessage into `out` when it is fit to be shown; else "". False: it is
+ * no JSON object, so something else has answered. A 200 is not looked at: it may hold secrets. */
+bool accounts_error_text(const struct http_answer *answer, char out[ACCOUNTS_DETAIL_MAX + 1]);
 
 #endif

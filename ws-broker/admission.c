@@ -12,6 +12,7 @@ struct admission_address {
     int clients;
     struct rate connects;
     struct rate login_failures;
+    int guesses; /* begun, counted as failed, and not known yet */
     UT_hash_handle hh;
 };
 
@@ -106,17 +107,34 @@ void admission_login_failed(struct admission *admission, const struct address_ip
         rate_take(&entry->login_failures, &limit, now_ms / MINUTE_CLOCK);
 }
 
-void admission_login_forgiven(struct admission *admission, const struct address_ip *address) {
+void admission_guess_begin(struct admission *admission, const struct address_ip *address,
+                           int64_t now_ms) {
+    admission_login_failed(admission, address, now_ms);
     struct admission_address *entry = find(admission, address);
     if (entry)
+        entry->guesses++;
+}
+
+void admission_guess_end(struct admission *admission, const struct address_ip *address,
+                         bool has_failed) {
+    struct admission_address *entry = find(admission, address);
+    if (!entry || entry->guesses == 0)
+        return;
+    entry->guesses--;
+    if (!has_failed)
         rate_give_back(&entry->login_failures);
+}
+
+bool admission_is_guessing(const struct admission *admission, const struct address_ip *address) {
+    const struct admission_address *entry = find(admission, address);
+    return entry && entry->guesses > 0;
 }
 
 void admission_tick(struct admission *admission, int64_t now_ms) {
     const struct rate_limit failures = failure_limit(admission);
     struct admission_address *entry, *next;
     HASH_ITER(hh, admission->_by_address, entry, next) {
-        if (entry->clients > 0 ||
+        if (entry->clients > 0 || entry->guesses > 0 ||
             !rate_is_full(&entry->connects, &admission->connect_rate, now_ms) ||
             !rate_is_full(&entry->login_failures, &failures, now_ms / MINUTE_CLOCK))
             continue;

@@ -8,6 +8,7 @@
 #ifndef HLCHAT_ADMISSION_H
 #define HLCHAT_ADMISSION_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -43,12 +44,18 @@ void admission_leave(struct admission *admission, const struct address_ip *addre
 /** How many seconds a client from there has to wait before it may try to log in; 0: it may. */
 int64_t admission_login_wait_s(const struct admission *admission, const struct address_ip *address,
                                int64_t now_ms);
-/** A login from there was refused; or may be, and is counted before it is known. */
+/** A login from there was refused. */
 void admission_login_failed(struct admission *admission, const struct address_ip *address,
                             int64_t now_ms);
-
-/** One that was counted before it was known was not refused. */
-void admission_login_forgiven(struct admission *admission, const struct address_ip *address);
+/** A login from there has begun that is counted as failed until it is known not to be: many guesses
+ * at once must not pass the limit together. */
+void admission_guess_begin(struct admission *admission, const struct address_ip *address,
+                           int64_t now_ms);
+/** It has ended; once for each begin. */
+void admission_guess_end(struct admission *admission, const struct address_ip *address,
+                         bool has_failed);
+/** Whether some from there have begun and not ended. */
+bool admission_is_guessing(const struct admission *admission, const struct address_ip *address);
 
 /** Forgets addresses that matter no more. Call now and then. */
 void admission_tick(struct admission *admission, int64_t now_ms);

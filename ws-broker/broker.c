@@ -237,6 +237,7 @@ static void on_pending(void *user) {
 
 static void on_answer(void *user, uint64_t conn_id, const struct identity_answer *answer) {
     chat_identified(chat_now(user), conn_id, answer);
+    on_pending(user); /* it may come from a timer: the loop must not sleep on the reply */
 }
 
 static const struct identity_events identity_events = {on_answer, on_pending};

@@ -4,6 +4,7 @@
 
 #include "shared/log.h"
 #include "shared/status.h"
+#include "ws-broker/admission.h"
 #include "ws-broker/conn.h"
 #include "ws-broker/dispatch.h"
 #include "ws-broker/fanout.h"
@@ -34,6 +35,8 @@ void chat_open(struct chat *chat, struct conn *conn) {
 void chat_gone(struct chat *chat, struct conn *conn) {
     fanout_drop(chat->fanout, &conn->out);
     conns_remove(&chat->conns, conn);
+    if (conn->is_guess)
+        admission_guess_end(chat->admission, &conn->address, true);
     if (conn->login_pending && chat->identity)
         identity_forget(chat->identity, conn->id);
     if (conn->user && conn->user->connections == 1 && chat->presence)
@@ -77,6 +80,8 @@ void chat_identified(struct chat *chat, uint64_t conn_id, const struct identity_
     enum proto_refusal refusal = handle_identity(chat, conn, answer, error);
     if (refusal)
         chat_refuse(chat, conn, refusal, error);
+    if (refusal == REFUSED_NOT || refusal == REFUSED_UNAVAILABLE) /* no fault of who logs in */
+        conn->errors_in_row = 0;
 }
 
 void chat_appended(struct chat *chat, uint64_t conn_id, int status) {

@@ -28,7 +28,7 @@ enum conn_state {
 struct conn {
     uint64_t id; /* unique in this process, never 0 */
     enum conn_state state;
-    bool login_counted; /* as a failed one, before it is known */
+    bool is_guess;      /* the pending login is counted by admission_guess_begin() */
     bool login_pending; /* its identity is being found out */
     uint8_t pings_unanswered;
     uint16_t errors_in_row;

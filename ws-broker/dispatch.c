@@ -50,6 +50,6 @@ void dispatch_text(struct chat *chat, struct conn *conn, const char *text, size_
     enum proto_refusal refusal = handle(chat, conn, text, len, error);
     if (refusal)
         chat_refuse(chat, conn, refusal, error);
-    else
+    else if (!conn->login_pending) /* whether that worked is not known yet */
         conn->errors_in_row = 0;
 }

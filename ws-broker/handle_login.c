@@ -44,13 +44,24 @@ static int enter(struct chat *chat, struct conn *conn, const struct identity_ans
     return CHAT_OK;
 }
 
+/* With TOKEN_EXPIRY=session such a login would end within a second: a token's `exp` has some leeway
+ * for clocks that differ, the end of a connection has none. */
+static bool has_expired(const struct chat *chat, const struct identity_answer *answer) {
+    return chat->close_expired && answer->status == IDENTITY_ACCEPTED && answer->expires_at != 0 &&
+           answer->expires_at <= chat->time.unix_s;
+}
+
 enum proto_refusal handle_identity(struct chat *chat, struct conn *conn,
                                    const struct identity_answer *answer,
                                    char error[PROTO_ERROR_MAX]) {
-    bool counted = conn->login_counted;
-    conn->login_pending = conn->login_counted = false;
-    if (counted && answer->status != IDENTITY_REFUSED)
-        admission_login_forgiven(chat->admission, &conn->address);
+    static const struct identity_answer expired = {
+        .status = IDENTITY_REFUSED, .error = "the access token is expired or invalid"};
+    if (has_expired(chat, answer))
+        answer = &expired;
+    bool was_guess = conn->is_guess;
+    conn->login_pending = conn->is_guess = false;
+    if (was_guess)
+        admission_guess_end(chat->admission, &conn->address, answer->status == IDENTITY_REFUSED);
     conn->login_deadline_ms = chat->time.now_ms + chat->login_timeout_ms;
 
     if (answer->status == IDENTITY_UNAVAILABLE) {
@@ -60,7 +71,7 @@ enum proto_refusal handle_identity(struct chat *chat, struct conn *conn,
     }
     if (answer->status == IDENTITY_REFUSED) {
         refused.value++;
-        if (!counted)
+        if (!was_guess)
             admission_login_failed(chat->admission, &conn->address, chat->time.now_ms);
         if (conn->state == CONN_NEW)
             conn->login_failures++;
@@ -96,16 +107,19 @@ enum proto_refusal handle_login(struct chat *chat, struct conn *conn,
         return REFUSED_LOGIN;
     }
     int64_t wait_s = admission_login_wait_s(chat->admission, &conn->address, chat->time.now_ms);
+    if (wait_s > 0 && admission_is_guessing(chat->admission, &conn->address)) {
+        /* They may all be right. */
+        snprintf(error, PROTO_ERROR_MAX, "too many logins are waiting: try again");
+        return REFUSED_UNAVAILABLE;
+    }
     if (wait_s > 0) {
         snprintf(error, PROTO_ERROR_MAX,
                  "too many failed logins from your address: wait %" PRId64 " s", wait_s);
         return REFUSED_RATE;
     }
-    /* A password is counted before it is known to be wrong, or many guesses at once would pass the
-       limit together. A token cannot be guessed. */
-    conn->login_counted = !request->login.token;
-    if (conn->login_counted)
-        admission_login_failed(chat->admission, &conn->address, chat->time.now_ms);
+    conn->is_guess = !request->login.token; /* a token cannot be guessed */
+    if (conn->is_guess)
+        admission_guess_begin(chat->admission, &conn->address, chat->time.now_ms);
     struct identity_answer answer;
     conn->login_pending = true;
     if (!identity_check(chat->identity, &request->login, conn->id, &answer))

@@ -41,6 +41,7 @@ struct token_identity {
     const struct identity_events *events;
     void *user;
     struct login *logins;
+    unsigned at_service; /* logins that wait for the account service */
 };
 
 static struct metric waiting = {.name = "hlchat_logins_waiting",
@@ -61,6 +62,8 @@ static void forget(struct login *login) {
     struct token_identity *identity = login->owner;
     HASH_DEL(identity->logins, login);
     waiting.value = HASH_COUNT(identity->logins);
+    if (login->asking || login->looking)
+        identity->at_service--;
     if (login->asking)
         passwords_cancel(identity->passwords, login->asking);
     if (login->verifying)
@@ -98,9 +101,14 @@ static void refuse(struct login *login, enum identity_status status, const char 
 
 /* ---- the steps ------------------------------------------------------------------------------- */
 
+static bool has_room_at_service(const struct token_identity *identity) {
+    return identity->at_service < IDENTITY_AT_SERVICE_MAX;
+}
+
 static void on_account(void *user, const struct accounts_answer *answer) {
     struct login *login = user;
     login->looking = NULL;
+    login->owner->at_service--;
     switch (answer->result) {
     case ACCOUNTS_FOUND:
         accept_login(login, answer->nickname);
@@ -116,6 +124,16 @@ static void on_account(void *user, const struct accounts_answer *answer) {
         refuse(login, IDENTITY_UNAVAILABLE, ERROR_DOWN, "");
         return;
     }
+}
+
+/* The service cannot be asked, or says nothing: the nickname of within the hour, or `error`. */
+static void use_stale(struct login *login, const char *error) {
+    struct token_identity *identity = login->owner;
+    const char *stale = accounts_stale(identity->accounts, login->claims.sub, now_ms(identity));
+    if (stale)
+        accept_login(login, stale);
+    else
+        refuse(login, IDENTITY_UNAVAILABLE, error, "");
 }
 
 /* In a URL's path these two mean something else, and cannot be escaped. */
@@ -139,11 +157,15 @@ static void look_up(struct login *login) {
         refuse(login, IDENTITY_REFUSED, ERROR_ACCOUNT, "");
         return;
     default:
+        break;
+    }
+    if (has_room_at_service(identity))
         login->looking =
             accounts_ask(identity->accounts, login->claims.sub, login->token, on_account, login);
-        if (!login->looking)
-            refuse(login, IDENTITY_UNAVAILABLE, ERROR_BUSY, "");
-    }
+    if (login->looking)
+        identity->at_service++;
+    else
+        use_stale(login, ERROR_BUSY);
 }
 
 static void on_verified(void *user, enum verifier_result result, const struct jwt_claims *claims) {
@@ -174,6 +196,7 @@ static bool verify(struct login *login, const char *token) {
 static void on_password(void *user, const struct passwords_answer *answer) {
     struct login *login = user;
     login->asking = NULL;
+    login->owner->at_service--;
     if (answer->result == PASSWORDS_REFUSED)
         refuse(login, IDENTITY_REFUSED, ERROR_PASSWORD, answer->detail);
     else if (answer->result == PASSWORDS_DOWN)
@@ -214,10 +237,11 @@ static bool token_check(struct identity *base, const struct identity_credentials
     bool begun = false;
     if (credentials->token) {
         begun = verify(login, credentials->token);
-    } else {
+    } else if (has_room_at_service(identity)) {
         login->asking = passwords_ask(identity->passwords, credentials->username,
                                       credentials->password, on_password, login);
         begun = login->asking != NULL;
+        identity->at_service += begun;
     }
     if (begun)
         return false;
@@ -245,10 +269,8 @@ static void token_tick(struct identity *base) {
     verifier_tick(identity->verifier, now);
     /* Always the oldest: an answer may make any other connection leave. */
     while ((login = identity->logins) && login->deadline_ms <= now) {
-        const char *stale =
-            login->looking ? accounts_stale(identity->accounts, login->claims.sub, now) : NULL;
-        if (stale)
-            accept_login(login, stale);
+        if (login->looking)
+            use_stale(login, ERROR_DOWN);
         else
             refuse(login, IDENTITY_UNAVAILABLE, ERROR_DOWN, "");
     }

@@ -7,7 +7,8 @@
  *
  * The second line's last step and the first line are there only with an account URL
  * (IDENTITY=heavenland). Each login has one deadline, IDENTITY_DEADLINE_MS, for all steps, and at
- * most IDENTITY_LOGINS_MAX are under way.
+ * most IDENTITY_LOGINS_MAX are under way, of which IDENTITY_AT_SERVICE_MAX wait for the account
+ * service: when it hangs, there is room for those who do not need it.
  */
 #ifndef HLCHAT_IDENTITY_TOKEN_H
 #define HLCHAT_IDENTITY_TOKEN_H
@@ -22,6 +23,7 @@ struct metrics;
 enum {
     IDENTITY_DEADLINE_MS = 9000, /* looked at once a second: answered within 10 s */
     IDENTITY_LOGINS_MAX = 2000,
+    IDENTITY_AT_SERVICE_MAX = 1500,
 };
 
 struct identity_token_options {

@@ -11,6 +11,7 @@
 #include "shared/log.h"
 #include "ws-broker/accounts.h"
 #include "ws-broker/http.h"
+#include "ws-broker/log_limit.h"
 
 enum { REQUEST_TIMEOUT_MS = 9000 };
 
@@ -28,6 +29,7 @@ struct passwords {
     const char *url;
     struct passwords_wait *queue, *running;
     int queued, in_flight;
+    struct log_limit failures;
 };
 
 static void on_refresh_token(void *user, const struct http_answer *answer);
@@ -152,19 +154,26 @@ static void finish(struct passwords_wait *wait, enum passwords_result result, co
     start_next(passwords);
 }
 
-/* Any 4xx is the service saying no, but "try again later" is not. */
+/* The statuses by which the service says no to credentials. */
 static bool is_refusal(int status) {
-    return status >= 400 && status < 500 && status != 408 && status != 429;
+    return status == 400 || status == 401 || status == 403 || status == 404;
+}
+
+static void log_failure(struct passwords *passwords, const struct http_answer *answer,
+                        const char *step, const char *text) {
+    int64_t failures = log_limit_count(&passwords->failures, (int64_t)(uv_hrtime() / 1000000));
+    if (failures > 0)
+        log_warn("passwords", "step_failed", log_int("failures", failures), log_str("step", step),
+                 log_int("status", answer->status),
+                 log_str("error", answer->status ? text : answer->error));
 }
 
 static void fail(struct passwords_wait *wait, const struct http_answer *answer, const char *step) {
-    bool refused = is_refusal(answer->status);
     char text[ACCOUNTS_DETAIL_MAX + 1];
-    accounts_error_text(answer, text);
+    bool is_services = accounts_error_text(answer, text); /* else a proxy's page, say */
+    bool refused = is_services && is_refusal(answer->status);
     if (!refused)
-        log_warn("passwords", "step_failed", log_str("step", step),
-                 log_int("status", answer->status),
-                 log_str("error", answer->status ? text : answer->error));
+        log_failure(wait->owner, answer, step, text);
     finish(wait, refused ? PASSWORDS_REFUSED : PASSWORDS_DOWN, NULL, refused ? text : "");
 }
 

@@ -246,9 +246,7 @@ static void on_established(struct ws *ws, struct lws *wsi, struct session *sessi
     ws->events->on_open(ws->user, &session->conn);
 }
 
-static void on_receive(struct ws *ws, struct lws *wsi, struct session *session, const char *bytes,
-                       size_t len) {
-    struct conn *conn = &session->conn;
+static void take(struct ws *ws, struct lws *wsi, struct conn *conn, const char *bytes, size_t len) {
     conn->pings_unanswered = 0;
     if (conn->state == CONN_CLOSING)
         return;
@@ -258,10 +256,14 @@ static void on_receive(struct ws *ws, struct lws *wsi, struct session *session, 
     }
     int status = conn_feed(conn, bytes, len, lws_is_final_fragment(wsi), ws->frame_max,
                            ws->events->on_text, ws->user);
-    explicit_bzero((char *)(uintptr_t)bytes,
-                   len); /* the library keeps this buffer; it may have held a token */
     if (status != CHAT_OK)
         ws_close(ws, conn, status == CHAT_ERANGE ? CLOSE_TOO_BIG : CLOSE_INTERNAL);
+}
+
+static void on_receive(struct ws *ws, struct lws *wsi, struct session *session, char *bytes,
+                       size_t len) {
+    take(ws, wsi, &session->conn, bytes, len);
+    explicit_bzero(bytes, len); /* the library keeps this buffer, and it may have held a token */
 }
 
 static void on_closed(struct ws *ws, struct session *session) {

@@ -45,6 +45,23 @@ def test_kill_a_broker(chaos):
 
 
 @pytest.mark.long
+def test_users_of_a_killed_broker_are_forgotten(chaos):
+    """Within one lease, 30 s, and the time that the others take to count again, 10 s."""
+    stack, crowd = chaos.start(brokers=2, clients=20, talkers=4)
+    here, gone = stack.brokers
+    gone.kill()
+    crowd.residents.pop()  # who knows no other broker
+    since = now()
+    until(
+        "the count is right",
+        lambda: here.metrics()["hlchat_users_online_all"] == 21,
+        45,
+        interval=0.2,
+    )
+    print(f"right again after {now() - since:.1f} s")
+
+
+@pytest.mark.long
 def test_a_broker_stalls_for_longer_than_the_log_is_deep(chaos):
     """It must say so, and its clients come back to a chat without holes."""
     stack, crowd = chaos.start(brokers=2, LOG_MAXLEN=100, HISTORY_LIMIT=100)

@@ -136,7 +136,7 @@ class TestToken:
         assert identity(stack.connect(stub.token(user))) == (user, nickname)
 
     @pytest.mark.parametrize(
-        "user", ["../auth/login", "a/b", "a?b=c#d", "a%2fb", "a b", "ž", "a\r\nHost: b", "@:;&=+$,"]
+        "user", ["../auth/login", "a/b", "a?b=c#d", "a%2fb", "a b", "ž", "@:;&=+$,"]
     )
     def test_a_user_id_is_one_path_segment(self, stack, stub, user):
         stub.account(user, nickname="Odd")
@@ -584,11 +584,15 @@ class TestMany:
         until("passwords are taken again", lambda: password_login(stack) == CONNECTED)
 
     def test_the_waiting_logins_are_bounded(self, stack, stub):
+        known = stub.token(fresh())
+        assert login(stack, known) == CONNECTED
         stub.faults({"end": "hang"})
-        crowd = Crowd(stack, 2020, direct=True)
-        crowd.send([{"token": stub.token(fresh())}] * 2020)
-        refused = crowd.receive(count=20, timeout=8)
-        assert {answer["error"] for answer in refused[:20]} == {BUSY}
+        crowd = Crowd(stack, 1600, direct=True)
+        crowd.send([{"token": stub.token(fresh())}] * 1600)
+        refused = crowd.receive(count=100, timeout=8)
+        assert {answer["error"] for answer in refused[:100]} == {BUSY}
+        # There is room for those who do not need the service.
+        assert login(stack, known) == CONNECTED
         for client in crowd.clients:
             client.close()
         stub.faults()

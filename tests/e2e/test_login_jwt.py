@@ -329,6 +329,7 @@ BAD = {
     "sub of 129 bytes, not letters": claim(sub="s" + "ž" * 64),
     "sub with NUL": claim(sub="HL1\0"),
     "sub is NUL": claim(sub="\0"),
+    "sub with control characters": claim(sub="a\r\nHost: b"),
 }
 assert len(BAD) >= 40
 

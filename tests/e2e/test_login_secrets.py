@@ -104,11 +104,12 @@ class TestCanaries:
             text=True,
             check=True,
         )
+        lines = dict(command_lines())
         stack.haproxy.stop()  # now its log is whole
         stack.broker.stop()
         places = {
             **{program.log_path.name: program.log() for program in stack.programs},
-            **dict(command_lines()),
+            **lines,
             "--print-config": config.stdout + config.stderr,
             "what players were told": "\n".join(errors),
         }

@@ -37,15 +37,12 @@ class TestUsersOnline:
             ["dev-ann", "dev-bob"],
             ["dev-ann", "dev-cid"],
         ]
-        counted(stack, 3)
         for client in clients[2:4]:  # one of two of ann's here, and the one there
             client.close()
         until("it is off the list", lambda: {"dev-cid"} in lists(stack).values())
         assert {"dev-ann", "dev-bob"} in lists(stack).values()
+        stack.connect("bob", direct=two)
         counted(stack, 3)
-
-    def test_nobody(self, stack):
-        counted(stack, 0)
 
     def test_each_list_has_a_lease(self, stack):
         stack.connect_each("u0", "u1")
@@ -54,43 +51,33 @@ class TestUsersOnline:
             assert LEASE_S - REFRESH_S - 2 <= stack.redis.call("TTL", key) <= LEASE_S
         assert stack.redis.call("ZCARD", f"{KEY}:brokers") == 2
 
-    def test_a_lost_list_is_made_again(self, stack):
-        stack.connect("ann", direct=True)
-        until("it is there", lambda: {"dev-ann"} in lists(stack).values())
-        (key,) = (key for key, users in lists(stack).items() if "dev-ann" in users)
-        stack.redis.call("DEL", key)
-        until("it is back", lambda: lists(stack).get(key) == {"dev-ann"}, REFRESH_S + 2)
+    def test_lost_lists_are_made_again(self, stack):
+        stack.connect_each("u0", "u1")
+        until("they are there", lambda: [{"dev-u0"}, {"dev-u1"}] == sorted_lists(stack))
+        stack.redis.call("FLUSHALL")
+        until(
+            "they are back",
+            lambda: [{"dev-u0"}, {"dev-u1"}] == sorted_lists(stack),
+            REFRESH_S + 2,
+        )
 
 
-def test_a_broker_that_stops_takes_its_users_along(start_stack):
-    stack = start_stack(STORE="redis", brokers=2, haproxy=False, api=False)
-    stack.connect_each("u0", "u1")
-    counted(stack, 2)
-    stack.brokers[1].stop()
-    until("its list is gone", lambda: list(lists(stack).values()) == [{"dev-u0"}])
-    counted(stack, 1)
+def sorted_lists(stack):
+    return sorted(lists(stack).values(), key=sorted)
 
 
-def test_a_broker_that_was_killed_is_forgotten_with_its_lease(start_stack):
-    stack = start_stack(STORE="redis", brokers=2, haproxy=False, api=False)
-    stack.connect_each("u0", "u1")
-    counted(stack, 2)
-    stack.brokers[1].kill()
-    (key,) = (key for key, users in lists(stack).items() if "dev-u1" in users)
-    assert stack.redis.call("TTL", key) <= LEASE_S
-    # The rest of its lease passes at once; the whole of it: tests/chaos.
-    stack.redis.call("PEXPIRE", key, 1)
-    counted(stack, 1)
+class TestBrokersThatLeave:
+    SETTINGS = {"STORE": "redis", "brokers": 3, "haproxy": False, "api": False}
 
-
-def test_lists_outlive_a_redis_that_lost_them(start_stack):
-    stack = start_stack(STORE="redis", brokers=2, haproxy=False, api=False)
-    stack.connect_each("u0", "u1")
-    counted(stack, 2)
-    stack.redis.call("FLUSHALL")
-    until(
-        "both are back",
-        lambda: sorted(map(sorted, lists(stack).values())) == [["dev-u0"], ["dev-u1"]],
-        REFRESH_S + 2,
-    )
-    counted(stack, 2)
+    def test_their_users_leave_too(self, stack):
+        """At once with one that stops, with its lease after a kill (all of it: tests/chaos)."""
+        stack.connect_each("u0", "u1", "u2")
+        counted(stack, 3)
+        _, stopped, killed = stack.brokers
+        stopped.stop()
+        assert sorted_lists(stack) == [{"dev-u0"}, {"dev-u2"}]
+        killed.kill()
+        (key,) = (key for key, users in lists(stack).items() if "dev-u2" in users)
+        assert 0 < stack.redis.call("TTL", key) <= LEASE_S
+        stack.redis.call("PEXPIRE", key, 1)  # the rest of its lease
+        counted(stack, 1)

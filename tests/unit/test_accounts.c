@@ -12,6 +12,8 @@
 
 #include "shared/log.h"
 #include "tests/unit/http_stub.h"
+#include "tests/unit/log_watch.h"
+#include "tests/unit/secret_watch.h"
 #include "tests/unit/token_maker.h"
 #include "ws-broker/accounts.h"
 
@@ -20,7 +22,13 @@
 #define TEXT_16  "0123456789abcdef"
 #define TEXT_128 TEXT_16 TEXT_16 TEXT_16 TEXT_16 TEXT_16 TEXT_16 TEXT_16 TEXT_16
 
-enum { WAITS = 256, FRESH_MS = 300000, STALE_MS = 3600000, MISSING_MS = 30000 };
+enum {
+    WAITS = 256,
+    FRESH_MS = 300000,
+    STALE_MS = 3600000,
+    MISSING_MS = 30000,
+    FAILING_MS = 5000,
+};
 
 static struct accounts *accounts;
 static int64_t now_ms;
@@ -77,15 +85,22 @@ static void on_account(void *user, const struct accounts_answer *answer) {
 }
 
 /* From copies that are gone on return. */
-static void ask(size_t n, const char *user_id) {
-    char *id = stub_copy(user_id), *token = text_of("token-of-%zu", n);
+static void ask_with(size_t n, const char *user_id, const char *with_token) {
+    char *id = stub_copy(user_id), *token = stub_copy(with_token);
     outcomes[n] = (struct outcome){0};
     outcomes[n].wait = accounts_ask(accounts, id, token, on_account, &outcomes[n]);
     memset(id, 'x', strlen(id));
+    explicit_bzero(token, strlen(token));
     free(id);
     free(token);
     assert_non_null(outcomes[n].wait);
     assert_int_equal(outcomes[n].calls, 0);
+}
+
+static void ask(size_t n, const char *user_id) {
+    char *token = text_of("token-of-%zu", n);
+    ask_with(n, user_id, token);
+    free(token);
 }
 
 static void ask_user(size_t n, size_t user) {
@@ -273,6 +288,20 @@ static void test_details(void **state) {
     assert_string_equal(outcomes[0].detail, "");
 }
 
+/* While the service fails: a line for the first, and then one each 10 s. */
+static void test_failures_do_not_flood_the_log(void **state) {
+    (void)state;
+    log_watch_start(LOG_LEVEL_WARN);
+    for (int i = 0; i < 100; i++)
+        learn(503, "{}");
+    now_ms += 10000;
+    learn(0, NULL);
+    const char *logged = log_watch_stop();
+    assert_int_equal(log_watch_count("warn accounts lookup_failed"), 2);
+    assert_non_null(strstr(logged, "failures=1 "));
+    assert_non_null(strstr(logged, "failures=100 "));
+}
+
 /* ---- what is remembered ---- */
 
 static void test_fresh_for_300_s(void **state) {
@@ -308,16 +337,51 @@ static void test_stale_for_an_hour(void **state) {
     for (size_t i = 0; i < sizeof(failures) / sizeof(*failures); i++) {
         learn(failures[i], "<html>");
         check(0, ACCOUNTS_FOUND, "Hero");
+        now_ms += FAILING_MS;
         assert_string_equal(remembered("HL1"), "(unknown)"); /* not fresh by that */
     }
     learn(200, "<html>");
     check(0, ACCOUNTS_FOUND, "Hero");
-    now_ms += STALE_MS - FRESH_MS - 1;
+    now_ms += STALE_MS - FRESH_MS - 5 * FAILING_MS - 1;
     learn(0, NULL);
     check(0, ACCOUNTS_FOUND, "Hero");
     now_ms += 1;
     learn(0, NULL);
     check(0, ACCOUNTS_DOWN, "");
+}
+
+/* While the service fails nobody waits for it whose nickname is known: each failure counts for 5 s,
+ * any answer ends that. */
+static void test_stale_at_once_while_the_service_fails(void **state) {
+    static const int answers_it_is_back[] = {200, 401, 404};
+    (void)state;
+    learn(200, "{\"nickname\":\"Hero\"}");
+    now_ms += FRESH_MS;
+    ask(1, "HL2");
+    stub_fail(1);
+    check(1, ACCOUNTS_DOWN, "");
+    assert_string_equal(remembered("HL1"), "Hero");
+    assert_string_equal(remembered("HL2"), "(unknown)");
+    now_ms += FAILING_MS - 1;
+    assert_string_equal(remembered("HL1"), "Hero");
+    now_ms += 1;
+    assert_string_equal(remembered("HL1"), "(unknown)"); /* time to try again */
+    for (size_t i = 0; i < 3; i++) {
+        ask(1, "HL2");
+        stub_answer(http_stub.count - 1, 500, "{}");
+        assert_string_equal(remembered("HL1"), "Hero");
+        ask(1, "HL3");
+        stub_answer(http_stub.count - 1, answers_it_is_back[i], "{}");
+        assert_string_equal(remembered("HL1"), "(unknown)");
+    }
+    ask(1, "HL2");
+    stub_fail(http_stub.count - 1);
+    now_ms += FAILING_MS - 1;
+    learn(200, "{\"nickname\":\"Hero\"}");
+    now_ms += STALE_MS;
+    ask(1, "HL2");
+    stub_fail(http_stub.count - 1);
+    assert_string_equal(remembered("HL1"), "(unknown)"); /* an hour is too old */
 }
 
 /* For a login whose time is up before the service says anything. */
@@ -396,6 +460,132 @@ static void test_others_do_not_join(void **state) {
     check(0, ACCOUNTS_MISSING, "");
     check_waits(2);
 }
+
+/* ---- one user's tokens: one may be revoked, and another good ---- */
+
+static void test_denied_is_for_that_token(void **state) {
+    static const char *const tokens[] = {"bad", "good", "bad", "other", "bad"};
+    (void)state;
+    for (size_t i = 0; i < 5; i++)
+        ask_with(i, "HL1", tokens[i]);
+    assert_string_equal(stub_request(0)->bearer, "bad");
+    stub_answer(0, 401, "{\"errorMessage\":\"revoked\"}");
+    for (size_t i = 0; i < 5; i += 2) {
+        check(i, ACCOUNTS_DENIED, "");
+        assert_string_equal(outcomes[i].detail, "revoked");
+    }
+    check_waits(1);
+    check_waits(3);
+    assert_int_equal(http_stub.count, 2); /* asked again, with the next one's */
+    assert_string_equal(stub_request(1)->bearer, "good");
+    stub_answer(1, 200, "{\"nickname\":\"Hero\"}");
+    check(1, ACCOUNTS_FOUND, "Hero");
+    check(3, ACCOUNTS_FOUND, "Hero");
+    assert_int_equal(http_stub.count, 2);
+}
+
+static void test_all_denied(void **state) {
+    (void)state;
+    for (size_t i = 0; i < 10; i++)
+        ask(i, "HL1");
+    for (size_t i = 0; i < 10; i++) {
+        char *token = text_of("token-of-%zu", i);
+        assert_int_equal(http_stub.count, i + 1);
+        assert_string_equal(stub_request(i)->bearer, token);
+        stub_answer(i, 403, "{}");
+        check(i, ACCOUNTS_DENIED, "");
+        free(token);
+    }
+    assert_int_equal(stub_open(), 0);
+}
+
+/* Who brought the token has left; others may have come with the same. */
+static void test_denied_after_its_first_has_left(void **state) {
+    (void)state;
+    ask_with(0, "HL1", "bad");
+    ask_with(1, "HL1", "good");
+    ask_with(2, "HL1", "bad");
+    cancel(0);
+    stub_answer(0, 401, "{}");
+    check(2, ACCOUNTS_DENIED, "");
+    check_waits(1);
+    assert_string_equal(stub_request(1)->bearer, "good");
+    cancel(1);
+    stub_answer(1, 401, "{}");
+    assert_int_equal(http_stub.count, 2); /* nobody is left to ask for */
+}
+
+/* It goes to the end of the queue: others have waited longer. */
+static void test_asked_again_in_its_turn(void **state) {
+    (void)state;
+    ask_with(200, "HL0", "bad");
+    ask_with(201, "HL0", "good");
+    for (size_t i = 1; i <= ACCOUNTS_IN_FLIGHT; i++)
+        ask_user(i, i);
+    assert_int_equal(http_stub.count, ACCOUNTS_IN_FLIGHT);
+    stub_answer(0, 401, "{}");
+    assert_int_equal(stub_open(), ACCOUNTS_IN_FLIGHT);
+    assert_string_equal(stub_request(ACCOUNTS_IN_FLIGHT)->bearer, "token-of-44");
+    check_waits(201);
+    stub_answer(1, 200, "{}");
+    assert_string_equal(stub_request(ACCOUNTS_IN_FLIGHT + 1)->bearer, "good");
+}
+
+/* The one whose turn it is leaves: the next one's token is sent. */
+static void test_queued_without_its_first(void **state) {
+    (void)state;
+    for (size_t i = 0; i < ACCOUNTS_IN_FLIGHT; i++)
+        ask_user(i, i);
+    ask_with(200, "HL1000", "first");
+    ask_with(201, "HL1000", "second");
+    cancel(200);
+    stub_answer(0, 200, "{}");
+    assert_string_equal(stub_request(ACCOUNTS_IN_FLIGHT)->bearer, "second");
+}
+
+static void test_cancel_from_a_denied_callback(void **state) {
+    (void)state;
+    ask_with(0, "HL1", "bad");
+    ask_with(1, "HL1", "bad");
+    ask_with(2, "HL1", "bad");
+    ask_with(3, "HL1", "good");
+    outcomes[0].cancels_next = outcomes[2].cancels_next = true;
+    stub_answer(0, 401, "{}");
+    check(0, ACCOUNTS_DENIED, "");
+    check(2, ACCOUNTS_DENIED, "");
+    check_waits(1);
+    check_waits(3);
+    assert_int_equal(http_stub.count, 1);
+}
+
+/* ---- secrets ---- */
+
+#if defined(__SANITIZE_ADDRESS__)
+static void test_tokens_are_wiped(void **state) {
+    (void)state;
+    print_message("[  SKIPPED ] the address sanitizer owns the allocator\n");
+    skip();
+}
+#else
+
+static void test_tokens_are_wiped(void **state) {
+    (void)state;
+    ask_with(0, "HL1", "CANARY-bad");
+    ask_with(1, "HL1", "CANARY-good");
+    ask_with(2, "HL1", "CANARY-third");
+    ask_with(3, "HL2", "CANARY-free");
+    secret_watch_start("CANARY");
+    stub_answer(0, 401, "{}");
+    cancel(2);
+    stub_answer(2, 200, "{}");
+    accounts_free(accounts);
+    assert_int_equal(secret_watch_stop(), 0);
+    check(0, ACCOUNTS_DENIED, "");
+    check(1, ACCOUNTS_FOUND, "HL1");
+    check_waits(3);
+    start(state);
+}
+#endif
 
 /* ---- 44 in flight ---- */
 
@@ -575,15 +765,24 @@ int main(void) {
         TEST(test_user_ids_are_escaped),
         TEST(test_answers),
         TEST(test_details),
+        TEST(test_failures_do_not_flood_the_log),
         TEST(test_fresh_for_300_s),
         TEST(test_known_since_the_answer),
         TEST(test_stale_for_an_hour),
+        TEST(test_stale_at_once_while_the_service_fails),
         TEST(test_stale_before_the_answer),
         TEST(test_stale_is_not_for_refusals),
         TEST(test_missing_for_30_s),
         TEST(test_failures_are_not_remembered),
         TEST(test_100_waits_one_request),
         TEST(test_others_do_not_join),
+        TEST(test_denied_is_for_that_token),
+        TEST(test_all_denied),
+        TEST(test_denied_after_its_first_has_left),
+        TEST(test_asked_again_in_its_turn),
+        TEST(test_queued_without_its_first),
+        TEST(test_cancel_from_a_denied_callback),
+        TEST(test_tokens_are_wiped),
         TEST(test_44_in_flight),
         TEST(test_join_a_queued_one),
         TEST(test_failures_free_their_places),

@@ -464,6 +464,44 @@ static void test_expiry(void **state) {
     assert_int_equal(bob->conn.expires_at, renewed.expires_at);
 }
 
+/* A token that is valid only by the leeway for clocks would be closed at once, and a client would
+ * come again and again with it. */
+static void test_expired_within_the_leeway(void **state) {
+    static const char error[] = "{\"error\":\"the access token is expired or invalid\"}";
+    struct identity_answer expired = ann_is_ann;
+    (void)state;
+    chat.identity = &slow.base;
+    admission.login_failures_per_minute = 2;
+    expired.expires_at = now_s;
+    say(eve, ask);
+    chat_identified(&chat, eve->conn.id, &expired); /* TOKEN_EXPIRY=login: good */
+    turn();
+    hears(eve, "{\"info\":\"connected\"}");
+
+    chat.close_expired = true;
+    say(ann, ask);
+    chat_identified(&chat, ann->conn.id, &expired);
+    turn();
+    hears(ann, error);
+    assert_int_equal(ann->conn.login_failures, 1);
+    assert_int_equal(ann->conn.state, CONN_NEW);
+    expired.expires_at = now_s + 1;
+    say(ann, ask);
+    chat_identified(&chat, ann->conn.id, &expired);
+    turn();
+    hears(ann, "{\"info\":\"connected\"}");
+
+    expired.expires_at = now_s; /* as a renewal it changes nothing */
+    say(ann, ask);
+    chat_identified(&chat, ann->conn.id, &expired);
+    turn();
+    hears(ann, error);
+    assert_int_equal(ann->conn.expires_at, now_s + 1);
+    say(bob, ask); /* both counted for the address */
+    turn();
+    hears(bob, "{\"error\":\"too many failed logins from your address: wait 30 s\"}");
+}
+
 /* All connections of an address together have so many failures; then they wait, without a close
  * and without asking. */
 static void test_failures_per_address(void **state) {
@@ -802,6 +840,7 @@ int main(void) {
         CHAT_TEST(test_leaves_while_logging_in),
         CHAT_TEST(test_closes_while_logging_in),
         CHAT_TEST(test_expiry),
+        CHAT_TEST(test_expired_within_the_leeway),
         CHAT_TEST(test_failures_per_address),
         CHAT_TEST(test_message_reaches_all_logged_in),
         CHAT_TEST(test_spoofed_fields),

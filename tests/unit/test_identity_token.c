@@ -433,9 +433,60 @@ static void test_2000_logins(void **state) {
     turns();
     stub_answer(0, 200, "{\"nickname\":\"Great Hero\"}");
     check_accepted(0, "HL1", "Great Hero");
-    check_accepted(2003, "HL1", "Great Hero");
     check_waits(5);
     check_waiting(0);
+}
+
+/* A service that hangs holds so many logins, and no more: those who need it not still come in. */
+static void test_1500_wait_for_the_service(void **state) {
+    (void)state;
+    login_by_token(0, token); /* is remembered from now on */
+    turns();
+    stub_answer(0, 200, "{\"nickname\":\"Great Hero\"}");
+    for (uint64_t i = 1; i <= PASSWORDS_MOST; i++)
+        login_by_password(i, "swordfish");
+    for (uint64_t i = PASSWORDS_MOST + 1; i <= 1510; i++)
+        login_by_token(i, token_2);
+    turns();
+    check_waiting(IDENTITY_AT_SERVICE_MAX);
+    for (uint64_t i = 1; i <= IDENTITY_AT_SERVICE_MAX; i++)
+        check_waits(i);
+    for (uint64_t i = IDENTITY_AT_SERVICE_MAX + 1; i <= 1510; i++)
+        check_failed(i, IDENTITY_UNAVAILABLE, ERROR_BUSY);
+    login_by_token(1511, token);
+    turns();
+    check_accepted(1511, "HL1", "Great Hero");
+    identity_forget(identity, 1); /* its place is free: for a password, */
+    login_by_password(1512, "swordfish");
+    assert_true(login(1513, NULL, "swordfish"));
+    check_failed(1513, IDENTITY_UNAVAILABLE, ERROR_BUSY);
+    identity_forget(identity, IDENTITY_AT_SERVICE_MAX); /* and for a look-up */
+    login_by_token(1514, token_2);
+    login_by_token(1515, token_2);
+    turns();
+    check_waits(1514);
+    check_failed(1515, IDENTITY_UNAVAILABLE, ERROR_BUSY);
+    now_ms += FRESH_MS;
+    login_by_token(1516, token); /* not fresh any more, and no room to ask: better than nothing */
+    turns();
+    check_accepted(1516, "HL1", "Great Hero");
+}
+
+/* The service fails: who was known within the hour does not wait for it. */
+static void test_stale_nickname_while_the_service_fails(void **state) {
+    (void)state;
+    login_by_token(1, token);
+    turns();
+    stub_answer(0, 200, "{\"nickname\":\"Great Hero\"}");
+    now_ms += FRESH_MS;
+    login_by_token(2, token_2);
+    turns();
+    stub_fail(1);
+    check_failed(2, IDENTITY_UNAVAILABLE, ERROR_DOWN);
+    login_by_token(3, token);
+    turns();
+    check_accepted(3, "HL1", "Great Hero");
+    assert_int_equal(http_stub.count, 2);
 }
 
 /* A flood of passwords: it fills its own queue, and tokens go on. */
@@ -667,6 +718,8 @@ int main(void) {
         TEST(test_password_refused),
         TEST(test_password_gives_a_bad_token),
         TEST(test_2000_logins),
+        TEST(test_1500_wait_for_the_service),
+        TEST(test_stale_nickname_while_the_service_fails),
         TEST(test_passwords_do_not_hinder_tokens),
         TEST(test_deadline),
         TEST(test_one_deadline_for_all_steps),

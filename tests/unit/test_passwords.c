@@ -12,6 +12,7 @@
 
 #include "shared/log.h"
 #include "tests/unit/http_stub.h"
+#include "tests/unit/log_watch.h"
 #include "tests/unit/secret_watch.h"
 #include "tests/unit/token_maker.h"
 #include "ws-broker/passwords.h"
@@ -24,6 +25,12 @@
 enum { WAITS = 600 };
 
 static struct passwords *passwords;
+static int64_t now_ms;
+
+/* In place of libuv's. */
+uint64_t uv_hrtime(void) {
+    return (uint64_t)now_ms * 1000000;
+}
 
 struct outcome {
     struct passwords_wait *wait;
@@ -155,9 +162,20 @@ static const struct {
     {401, "{\"errorMessage\":\"wrong password\"}", PASSWORDS_REFUSED, "wrong password"},
     {400, "{}", PASSWORDS_REFUSED, ""},
     {403, "{\"errorMessage\":\"banned\"}", PASSWORDS_REFUSED, "banned"},
-    {404, "", PASSWORDS_REFUSED, ""},
-    {401, "<html>no</html>", PASSWORDS_REFUSED, ""},
+    {404, "{\"errorMessage\":\"nobody\"}", PASSWORDS_REFUSED, "nobody"},
     {401, "{\"errorMessage\":\"two\\nlines\"}", PASSWORDS_REFUSED, ""},
+    /* not the service's words: a proxy's, say */
+    {404, "", PASSWORDS_DOWN, ""},
+    {401, "<html>no</html>", PASSWORDS_DOWN, ""},
+    {404, "<html>Not Found</html>", PASSWORDS_DOWN, ""},
+    {403, "[]", PASSWORDS_DOWN, ""},
+    {400, "\"no\"", PASSWORDS_DOWN, ""},
+    /* no, but not to the credentials */
+    {402, "{}", PASSWORDS_DOWN, ""},
+    {405, "{\"errorMessage\":\"not POST\"}", PASSWORDS_DOWN, ""},
+    {409, "{}", PASSWORDS_DOWN, ""},
+    {422, "{}", PASSWORDS_DOWN, ""},
+    {499, "{}", PASSWORDS_DOWN, ""},
     {408, "{}", PASSWORDS_DOWN, NULL},
     {429, "{}", PASSWORDS_DOWN, NULL},
     {500, "{\"errorMessage\":\"database\"}", PASSWORDS_DOWN, ""},
@@ -201,6 +219,23 @@ static void test_failures_in_either_step(void **state) {
                 fail_msg("step %zu, row %zu", step, i);
             assert_int_equal(http_stub.count, n + 1);
         }
+}
+
+/* While the service fails: a line for the first, and then one each 10 s. */
+static void test_failures_do_not_flood_the_log(void **state) {
+    (void)state;
+    log_watch_start(LOG_LEVEL_WARN);
+    for (size_t i = 0; i < 101; i++) {
+        assert_true(ask(i));
+        now_ms += i < 100 ? 1 : 10000;
+        stub_answer(i, 503, "{}");
+    }
+    assert_true(ask(101));
+    stub_answer(101, 401, "{}"); /* wrong credentials are not worth a line */
+    const char *logged = log_watch_stop();
+    assert_int_equal(log_watch_count("\n"), 2);
+    assert_non_null(strstr(logged, "failures=1 "));
+    assert_non_null(strstr(logged, "failures=100 "));
 }
 
 /* ---- how many ---- */
@@ -346,6 +381,7 @@ int main(void) {
         TEST(test_bodies_are_escaped),
         TEST(test_more_members_are_no_matter),
         TEST(test_failures_in_either_step),
+        TEST(test_failures_do_not_flood_the_log),
         TEST(test_20_in_flight_500_waiting),
         TEST(test_in_order_till_all_are_done),
         TEST(test_cancel_in_each_state),
