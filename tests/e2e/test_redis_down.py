@@ -228,7 +228,7 @@ def test_a_stop_while_redis_is_away(start_stack):
 
 
 def test_another_redis_behind_the_address(start_stack):
-    """As HAProxy or DNS may do it. What was just said is stored again, with the mark, shown once."""
+    """What was just said is stored again, with the mark, and shown once."""
     first, second = (start_stack(STORE="redis", brokers=0, haproxy=False, api=False) for _ in "12")
     relay = Relay(first.redis.address)
     try:
