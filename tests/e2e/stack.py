@@ -434,12 +434,16 @@ class HAProxy(Program):
     def address(self):
         return ("127.0.0.1", self.ports["http"].number)
 
-    def command(self):
+    @staticmethod
+    def program():
         path = os.environ["PATH"] + ":/usr/sbin:/sbin"
         program = shutil.which("haproxy", path=path)
         assert program, "haproxy is not installed: run make deps"
+        return program
+
+    def command(self):
         master = ["-W", "-S", self._master] if self.stack.reload else []
-        return [program, *master, "-db", "-f", str(REPO / "haproxy" / "haproxy.cfg")]
+        return [self.program(), *master, "-db", "-f", str(REPO / "haproxy" / "haproxy.cfg")]
 
     @property
     def exit_statuses(self):

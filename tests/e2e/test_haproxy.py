@@ -85,9 +85,8 @@ OPTIONAL = [
 
 def check(**environment):
     """What HAProxy says of the file; warnings are errors."""
-    program = HAProxy.command(None)[0]
     return subprocess.run(
-        [program, "-dW", "-c", "-f", CONFIG],
+        [HAProxy.program(), "-dW", "-c", "-f", CONFIG],
         env=environment,
         check=False,
         capture_output=True,
