@@ -173,7 +173,8 @@ int keyring_replace_jwks(struct keyring *ring, const char *json, size_t len,
     struct json_tokener *tokener = json_tokener_new_ex(JWKS_DEPTH_MAX);
     struct json_object *root = tokener ? json_tokener_parse_ex(tokener, json, (int)len) : NULL;
     struct json_object *keys = NULL;
-    json_tokener_free(tokener);
+    if (tokener) /* NULL makes it crash */
+        json_tokener_free(tokener);
     json_object_object_get_ex(root, "keys", &keys);
     size_t offered =
         json_object_is_type(keys, json_type_array) ? json_object_array_length(keys) : 0;

@@ -75,7 +75,8 @@ static struct json_object *parse(const struct http_answer *answer) {
         root = json_tokener_parse_ex(tokener, answer->body, (int)answer->body_len);
         explicit_bzero(tokener->pb->buf, (size_t)tokener->pb->size);
     }
-    json_tokener_free(tokener);
+    if (tokener) /* NULL makes it crash */
+        json_tokener_free(tokener);
     return root;
 }
 
