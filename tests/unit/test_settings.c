@@ -233,6 +233,38 @@ static void names_are_letters(void **state) {
     }
 }
 
+/* A password in a URL would be printed by --print-config; and an error does not repeat it. */
+static void urls_hold_no_password(void **state) {
+    static const char *const flags[] = {"--jwks-url", "--heavenland-api-url"};
+    static const char *const names[] = {"JWKS_URL", "HEAVENLAND_API_URL"};
+    static const char *const bad[] = {"https://ann:swordfish@id.example/keys",
+                                      "https://swordfish@id.example", "ftp://id.example/swordfish",
+                                      "https://id.example/ swordfish"};
+    (void)state;
+    for (size_t f = 0; f < 2; f++) {
+        char line[128], variable[128];
+        snprintf(line, sizeof(line),
+                 "%s must be http://... or https://... without user and password\n", names[f]);
+        for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+            snprintf(variable, sizeof(variable), "%s=%s", names[f], bad[i]);
+            LOAD(by_flag, .flags = {flags[f], bad[i]});
+            LOAD(by_environment, .env = {variable});
+            const struct load *loads[] = {&by_flag, &by_environment};
+            for (size_t n = 0; n < 2; n++) {
+                assert_int_equal(loads[n]->result, SETTINGS_BAD);
+                assert_non_null(strstr(loads[n]->err, line));
+                assert_null(strstr(loads[n]->err, "swordfish"));
+                assert_null(strstr(loads[n]->err, "ann"));
+            }
+            settings_deinit(&by_flag.settings);
+            settings_deinit(&by_environment.settings);
+        }
+        LOAD(good, .flags = {flags[f], "https://id.example:8443/keys"});
+        assert_runs(&good);
+        settings_deinit(&good.settings);
+    }
+}
+
 static void addresses_and_networks(void **state) {
     LOAD(load, .flags = {"--listen", "unix:/run/b.sock", "--ops-listen", "[::1]:9101",
                          "--trusted-proxies", "10.0.0.0/8"});
@@ -630,6 +662,7 @@ int main(void) {
         cmocka_unit_test(numbers_are_nothing_but_digits),
         cmocka_unit_test(choices_are_words),
         cmocka_unit_test(names_are_letters),
+        cmocka_unit_test(urls_hold_no_password),
         cmocka_unit_test(addresses_and_networks),
         cmocka_unit_test(haproxy_rows_are_checked_and_ignored),
         WITH_FILE(the_stronger_source_wins),
