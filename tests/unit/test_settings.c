@@ -244,7 +244,9 @@ static void urls_hold_no_password(void **state) {
     for (size_t f = 0; f < 2; f++) {
         char line[128], variable[128];
         snprintf(line, sizeof(line),
-                 "%s must be http://... or https://... without user and password\n", names[f]);
+                 "%s must be http://host[:port]/... or https://host[:port]/... without user and "
+                 "password\n",
+                 names[f]);
         for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
             snprintf(variable, sizeof(variable), "%s=%s", names[f], bad[i]);
             LOAD(by_flag, .flags = {flags[f], bad[i]});
@@ -263,6 +265,57 @@ static void urls_hold_no_password(void **state) {
         assert_runs(&good);
         settings_deinit(&good.settings);
     }
+}
+
+/* A URL that no request can go to stops the start: later it would only look like a service that is
+ * down. */
+static void urls_that_cannot_be_asked(void **state) {
+    static const char *const flags[] = {"--jwks-url", "--heavenland-api-url"};
+    static const char *const good[] = {
+        "http://host",  "http://host:1",       "https://host:65535/a",  "http://127.0.0.1:8081",
+        "http://[::1]", "http://[::1]:8081/a", "http://my_host.x-y/a:b"};
+    static const char *const bad[] = {"http://",
+                                      "http:///x",
+                                      "http://:80/x",
+                                      "http://?x",
+                                      "http://host:/x",
+                                      "http://host:0",
+                                      "http://host:65536",
+                                      "http://host:99999",
+                                      "http://host:8x",
+                                      "http://host:-1",
+                                      "http://host:99999999999999999999",
+                                      "http://[::1",
+                                      "http://::1]",
+                                      "http://[]",
+                                      "http://[::1]8081",
+                                      "http://[::1]:",
+                                      "http://[host]/x",
+                                      "http://[127.0.0.1]",
+                                      "http://[::1]]:80",
+                                      "http://ho%20st",
+                                      "http://host:80:80"};
+
+    (void)state;
+    for (size_t f = 0; f < 2; f++) {
+        for (size_t i = 0; i < sizeof(good) / sizeof(good[0]); i++) {
+            LOAD(load, .flags = {flags[f], good[i]});
+            assert_runs(&load);
+            settings_deinit(&load.settings);
+        }
+        for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+            LOAD(load, .flags = {flags[f], bad[i]});
+            if (load.result != SETTINGS_BAD || !strstr(load.err, " must be http://host"))
+                fail_msg("%s: %s", bad[i], load.err);
+            settings_deinit(&load.settings);
+        }
+    }
+    LOAD(with_query, .flags = {"--jwks-url", "https://id.example?p=1"});
+    assert_runs(&with_query);
+    settings_deinit(&with_query.settings);
+    LOAD(api, .flags = {"--heavenland-api-url", "http://host/api?x=y"});
+    assert_refused(&api,
+                   "ws-broker: HEAVENLAND_API_URL must not have a ?: paths are appended to it");
 }
 
 static void addresses_and_networks(void **state) {
@@ -663,6 +716,7 @@ int main(void) {
         cmocka_unit_test(choices_are_words),
         cmocka_unit_test(names_are_letters),
         cmocka_unit_test(urls_hold_no_password),
+        cmocka_unit_test(urls_that_cannot_be_asked),
         cmocka_unit_test(addresses_and_networks),
         cmocka_unit_test(haproxy_rows_are_checked_and_ignored),
         WITH_FILE(the_stronger_source_wins),
