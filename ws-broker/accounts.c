@@ -59,6 +59,11 @@ struct accounts {
 
 static void on_account(void *user, const struct http_answer *http);
 
+/* The clock of uv_now(). */
+static int64_t clock_ms(void) {
+    return (int64_t)(uv_hrtime() / 1000000);
+}
+
 /* ---- remembering
  * ---------------------------------------------------------------------------------------------- */
 
@@ -146,6 +151,13 @@ static void forget_token(struct account *account) {
     account->asked_with = NULL;
 }
 
+static void log_failure(struct accounts *accounts, int64_t now_ms, int status, const char *error) {
+    int64_t failures = log_limit_count(&accounts->failures, now_ms);
+    if (failures > 0)
+        log_warn("accounts", "lookup_failed", log_int("failures", failures),
+                 log_int("status", status), log_str("error", error));
+}
+
 static void start(struct accounts *accounts, struct account *account) {
     char *segment = http_escape(account->user_id);
     char *url = NULL;
@@ -164,7 +176,7 @@ static void start(struct accounts *accounts, struct account *account) {
         accounts->in_flight++;
     } else { /* those who wait are told by their own deadline */
         forget_token(account);
-        log_error("accounts", "no_memory");
+        log_failure(accounts, clock_ms(), 0, HTTP_CANNOT_START);
     }
 }
 
@@ -244,18 +256,14 @@ static enum accounts_result read_answer(struct account *account, const struct ht
 static enum accounts_result judge(struct account *account, const struct http_answer *answer,
                                   const char *text) {
     struct accounts *accounts = account->owner;
-    int64_t now_ms = (int64_t)(uv_hrtime() / 1000000); /* the clock of uv_now() */
+    int64_t now_ms = clock_ms();
     enum accounts_result result = read_answer(account, answer, now_ms);
     if (result != ACCOUNTS_DOWN) {
         accounts->failing_until_ms = now_ms;
         return result;
     }
     accounts->failing_until_ms = now_ms + FAILING_MS;
-    int64_t failures = log_limit_count(&accounts->failures, now_ms);
-    if (failures > 0)
-        log_warn("accounts", "lookup_failed", log_int("failures", failures),
-                 log_int("status", answer->status),
-                 log_str("error", answer->status ? text : answer->error));
+    log_failure(accounts, now_ms, answer->status, answer->status ? text : answer->error);
     /* What was known before is better than nothing. */
     if (has_stale(account, now_ms))
         return ACCOUNTS_FOUND;

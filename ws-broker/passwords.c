@@ -102,6 +102,14 @@ static void wipe_and_put(struct json_object *root) {
 
 /* ---- one login ---- */
 
+static void log_failure(struct passwords *passwords, const char *step, int status,
+                        const char *error) {
+    int64_t failures = log_limit_count(&passwords->failures, (int64_t)(uv_hrtime() / 1000000));
+    if (failures > 0)
+        log_warn("passwords", "step_failed", log_int("failures", failures), log_str("step", step),
+                 log_int("status", status), log_str("error", error));
+}
+
 static void forget(struct passwords_wait *wait) {
     struct passwords *passwords = wait->owner;
     if (wait->credentials) {
@@ -139,7 +147,7 @@ static void start_next(struct passwords *passwords) {
         wipe(wait->credentials);
         wait->credentials = NULL;
         if (!wait->request) /* who waits is told by their own deadline */
-            log_error("passwords", "no_memory");
+            log_failure(passwords, "login", 0, HTTP_CANNOT_START);
     }
 }
 
@@ -160,21 +168,12 @@ static bool is_refusal(int status) {
     return status == 400 || status == 401 || status == 403 || status == 404;
 }
 
-static void log_failure(struct passwords *passwords, const struct http_answer *answer,
-                        const char *step, const char *text) {
-    int64_t failures = log_limit_count(&passwords->failures, (int64_t)(uv_hrtime() / 1000000));
-    if (failures > 0)
-        log_warn("passwords", "step_failed", log_int("failures", failures), log_str("step", step),
-                 log_int("status", answer->status),
-                 log_str("error", answer->status ? text : answer->error));
-}
-
 static void fail(struct passwords_wait *wait, const struct http_answer *answer, const char *step) {
     char text[ACCOUNTS_DETAIL_MAX + 1];
     bool is_services = accounts_error_text(answer, text); /* else a proxy's page, say */
     bool refused = is_services && is_refusal(answer->status);
     if (!refused)
-        log_failure(wait->owner, answer, step, text);
+        log_failure(wait->owner, step, answer->status, answer->status ? text : answer->error);
     finish(wait, refused ? PASSWORDS_REFUSED : PASSWORDS_DOWN, NULL, refused ? text : "");
 }
 
@@ -199,7 +198,7 @@ static void on_refresh_token(void *user, const struct http_answer *answer) {
         char *json = join((const char *const[]){"{\"refreshToken\":\"", token, "\"}", NULL});
         wait->request = json ? post(wait, "/idm/auth/access-token", json, on_access_token) : NULL;
         if (!wait->request)
-            log_error("passwords", "no_memory");
+            log_failure(wait->owner, "access-token", 0, HTTP_CANNOT_START);
         wipe(json);
     } else {
         fail(wait, answer, "login");

@@ -116,7 +116,7 @@ static void fetch_keys(struct verifier *verifier, int64_t now_ms) {
                                    .timeout_ms = JWKS_TIMEOUT_MS};
     verifier->fetch = http_start(verifier->options.http, &options, on_keys, verifier);
     if (!verifier->fetch)
-        fetch_failed(verifier, "the request cannot begin");
+        fetch_failed(verifier, HTTP_CANNOT_START);
 }
 
 /* Whether newer keys are on their way, for a token that this ring cannot judge. */

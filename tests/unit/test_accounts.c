@@ -302,6 +302,24 @@ static void test_failures_do_not_flood_the_log(void **state) {
     assert_non_null(strstr(logged, "failures=100 "));
 }
 
+/* A URL that cannot be used, say: it is said once, and those who wait have their deadline. */
+static void test_requests_that_cannot_begin(void **state) {
+    (void)state;
+    http_stub.refuses = true;
+    log_watch_start(LOG_LEVEL_WARN);
+    for (size_t i = 0; i < 3; i++)
+        ask_user(i, i);
+    const char *logged = log_watch_stop();
+    assert_int_equal(log_watch_count("\n"), 1);
+    assert_non_null(strstr(logged, "warn accounts lookup_failed "));
+    assert_non_null(strstr(logged, HTTP_CANNOT_START));
+    http_stub.refuses = false;
+    ask_user(3, 0); /* asks for both */
+    stub_answer(0, 200, "{\"nickname\":\"Hero\"}");
+    check(0, ACCOUNTS_FOUND, "Hero");
+    check(3, ACCOUNTS_FOUND, "Hero");
+}
+
 /* ---- what is remembered ---- */
 
 static void test_fresh_for_300_s(void **state) {
@@ -766,6 +784,7 @@ int main(void) {
         TEST(test_answers),
         TEST(test_details),
         TEST(test_failures_do_not_flood_the_log),
+        TEST(test_requests_that_cannot_begin),
         TEST(test_fresh_for_300_s),
         TEST(test_known_since_the_answer),
         TEST(test_stale_for_an_hour),

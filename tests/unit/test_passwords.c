@@ -238,6 +238,21 @@ static void test_failures_do_not_flood_the_log(void **state) {
     assert_non_null(strstr(logged, "failures=100 "));
 }
 
+/* A URL that cannot be used, say: it is said once, and the passwords wait for their deadline. */
+static void test_requests_that_cannot_begin(void **state) {
+    (void)state;
+    http_stub.refuses = true;
+    log_watch_start(LOG_LEVEL_WARN);
+    for (size_t i = 0; i < 3; i++)
+        assert_true(ask(i));
+    const char *logged = log_watch_stop();
+    assert_int_equal(log_watch_count("\n"), 1);
+    assert_non_null(strstr(logged, "warn passwords step_failed "));
+    assert_non_null(strstr(logged, HTTP_CANNOT_START));
+    for (size_t i = 0; i < 3; i++)
+        cancel(i);
+}
+
 /* ---- how many ---- */
 
 static void test_20_in_flight_500_waiting(void **state) {
@@ -382,6 +397,7 @@ int main(void) {
         TEST(test_more_members_are_no_matter),
         TEST(test_failures_in_either_step),
         TEST(test_failures_do_not_flood_the_log),
+        TEST(test_requests_that_cannot_begin),
         TEST(test_20_in_flight_500_waiting),
         TEST(test_in_order_till_all_are_done),
         TEST(test_cancel_in_each_state),

@@ -465,6 +465,7 @@ static void test_request_that_cannot_begin(void **state) {
     log_watch_start(LOG_LEVEL_WARN);
     start(NULL, JWKS_URL);
     assert_non_null(strstr(log_watch_stop(), "verifier key_set_failed"));
+    assert_non_null(strstr(log_watch.text, HTTP_CANNOT_START));
     assert_non_null(verifier);
     assert_int_equal(ask(token_a), VERIFIER_UNAVAILABLE);
     tick_after(5000);
