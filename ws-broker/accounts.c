@@ -212,7 +212,8 @@ static void copy_member(const struct json_object *root, const char *key, char *o
 }
 
 bool accounts_error_text(const struct http_answer *answer, char out[ACCOUNTS_DETAIL_MAX + 1]) {
-    struct json_object *root = answer->status == 200 ? NULL : parse_body(answer);
+    bool may_hold_secrets = answer->status >= 200 && answer->status < 300;
+    struct json_object *root = may_hold_secrets ? NULL : parse_body(answer);
     bool is_object = root != NULL;
     copy_member(root, "errorMessage", out, ACCOUNTS_DETAIL_MAX);
     json_object_put(root);

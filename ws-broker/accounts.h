@@ -71,7 +71,7 @@ struct accounts_wait *accounts_ask(struct accounts *accounts, const char *user_i
 void accounts_cancel(struct accounts *accounts, struct accounts_wait *wait);
 
 /** Copies the service's errorMessage into `out` when it is fit to be shown; else "". False: it is
- * no JSON object, so something else has answered. A 200 is not looked at: it may hold secrets. */
+ * no JSON object, so something else has answered. A 2xx is not looked at: it may hold secrets. */
 bool accounts_error_text(const struct http_answer *answer, char out[ACCOUNTS_DETAIL_MAX + 1]);
 
 #endif

@@ -177,6 +177,11 @@ static void fail(struct passwords_wait *wait, const struct http_answer *answer, 
     finish(wait, refused ? PASSWORDS_REFUSED : PASSWORDS_DOWN, NULL, refused ? text : "");
 }
 
+/* 201: something was created, a session say. */
+static bool is_success(int status) {
+    return status == 200 || status == 201;
+}
+
 /* The text at root.key.value; NULL: it is not there. */
 static const char *token_value(const struct json_object *root, const char *key) {
     struct json_object *object = NULL, *value = NULL;
@@ -191,7 +196,7 @@ static const char *token_value(const struct json_object *root, const char *key) 
 
 static void on_refresh_token(void *user, const struct http_answer *answer) {
     struct passwords_wait *wait = user;
-    struct json_object *root = answer->status == 200 ? parse(answer) : NULL;
+    struct json_object *root = is_success(answer->status) ? parse(answer) : NULL;
     const char *token = token_value(root, "refreshToken");
     wait->request = NULL;
     if (token) {
@@ -208,7 +213,7 @@ static void on_refresh_token(void *user, const struct http_answer *answer) {
 
 static void on_access_token(void *user, const struct http_answer *answer) {
     struct passwords_wait *wait = user;
-    struct json_object *root = answer->status == 200 ? parse(answer) : NULL;
+    struct json_object *root = is_success(answer->status) ? parse(answer) : NULL;
     const char *token = token_value(root, "accessToken");
     if (token)
         finish(wait, PASSWORDS_OK, token, "");

@@ -260,7 +260,9 @@ static const struct {
     {404, "<html>no HL1</html>", ""},
     {404, "[{\"errorMessage\":\"x\"}]", ""},
     {404, "", ""},
-    {200, "{\"errorMessage\":\"x\"}", ""},
+    {200, "{\"errorMessage\":\"x\"}", ""}, /* may hold a token, and is not parsed */
+    {201, "{\"errorMessage\":\"x\"}", ""},
+    {204, "{\"errorMessage\":\"x\"}", ""},
     {500, "{\"errorMessage\":\"database\"}", "database"}, /* for the log */
     {0, "", ""},
 };

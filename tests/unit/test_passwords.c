@@ -132,6 +132,14 @@ static void test_two_steps(void **state) {
     assert_int_equal(http_stub.count, 2);
 }
 
+static void test_created_is_as_good_as_ok(void **state) {
+    (void)state;
+    assert_true(ask(0));
+    stub_answer(0, 201, REFRESH);
+    stub_answer(1, 201, ACCESS);
+    check(0, PASSWORDS_OK, "access.token.1");
+}
+
 /* What a text holds stays in its string. */
 static void test_bodies_are_escaped(void **state) {
     (void)state;
@@ -197,7 +205,8 @@ static const struct {
     {200, "{\"refreshToken\":{\"value\":1},\"accessToken\":{\"value\":1}}", PASSWORDS_DOWN, ""},
     {200, "{\"refreshToken\":{\"value\":\"x", PASSWORDS_DOWN, ""},
     {200, "{\"value\":\"x\"}", PASSWORDS_DOWN, ""},
-    {201, "{\"refreshToken\":{\"value\":\"x\"},\"accessToken\":{\"value\":\"x\"}}", PASSWORDS_DOWN,
+    {201, "{}", PASSWORDS_DOWN, ""},
+    {202, "{\"refreshToken\":{\"value\":\"x\"},\"accessToken\":{\"value\":\"x\"}}", PASSWORDS_DOWN,
      ""},
 };
 
@@ -393,6 +402,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, start, stop)
         TEST(test_two_steps),
+        TEST(test_created_is_as_good_as_ok),
         TEST(test_bodies_are_escaped),
         TEST(test_more_members_are_no_matter),
         TEST(test_failures_in_either_step),
