@@ -80,8 +80,8 @@ static const struct row rows[] = {
      "newest messages a client can ask for"},
     {"Chat", "LOG_MAXLEN", BROKER, ROW_INT, MEMBER(log_maxlen), "10000", 100, 1000000, NULL,
      "messages the log keeps"},
-    {"Login", "JWT_PUBLIC_KEY_FILE", BROKER, ROW_TEXT, MEMBER(jwt_public_key_file), "", 1, 4096,
-     NULL, "PEM files, separated by commas, of the keys that sign tokens"},
+    {"Login", "JWT_PUBLIC_KEY_FILE", BROKER, ROW_TEXT, MEMBER(jwt_public_key_file), "", 1,
+     SETTINGS_FILES_MAX, NULL, "PEM files, separated by commas, of the keys that sign tokens"},
     {"Login", "JWKS_URL", BROKER, ROW_URL, MEMBER(jwks_url), "", 1, 512, NULL,
      "where the key set of the identity provider is"},
     {"Login", "JWT_ALGORITHM", BROKER, ROW_CHOICE, MEMBER(jwt_algorithm), "RS256", 0, 0,
@@ -568,17 +568,11 @@ static int take_flag(struct loader *loader, const struct option *option) {
 
 /** Each of the files of a list separated by commas must be there to be read. */
 static int check_files(const struct loader *loader, const char *name, const char *list) {
-    while (list && *list) {
-        size_t len = strcspn(list, ",");
-        char *path = strndup(list, len);
-        int status = CHAT_OK;
-        if (!path || access(path, R_OK) < 0)
-            status =
-                complain(loader, "%s: %s: %s", name, path ? show(path).text : "", strerror(errno));
-        free(path);
-        if (status != CHAT_OK)
-            return status;
-        list += len + (list[len] == ',');
+    char path[SETTINGS_FILES_MAX + 1];
+
+    while (list && settings_next_file(&list, path)) {
+        if (access(path, R_OK) < 0)
+            return complain(loader, "%s: %s: %s", name, show(path).text, strerror(errno));
     }
     return CHAT_OK;
 }
@@ -762,6 +756,19 @@ void settings_deinit(struct settings *settings) {
         free(*text);
         *text = NULL;
     }
+}
+
+bool settings_next_file(const char **list, char path[SETTINGS_FILES_MAX + 1]) {
+    const char *start = *list, *end = start + strcspn(start, ",");
+
+    if (!*start)
+        return false;
+    *list = end + (*end == ',');
+    start += strspn(start, " "); /* no further than `end` */
+    while (end > start && end[-1] == ' ')
+        end--;
+    snprintf(path, SETTINGS_FILES_MAX + 1, "%.*s", (int)(end - start), start);
+    return true;
 }
 
 const char *settings_profile_label(int profile) {

@@ -31,7 +31,7 @@ typedef void (*verifier_cb)(void *user, enum verifier_result result,
 
 struct verifier_options {
     struct jwt_policy policy;       /* texts borrowed */
-    const char *pem_files;          /* list of paths separated by commas, or NULL */
+    const char *pem_files;          /* for settings_next_file(), or NULL */
     const char *jwks_url;           /* or NULL */
     struct http *http;              /* for jwks_url */
     void (*on_pending)(void *user); /* verifier_turn() has something to do */

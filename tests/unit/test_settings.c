@@ -318,6 +318,35 @@ static void urls_that_cannot_be_asked(void **state) {
                    "ws-broker: HEAVENLAND_API_URL must not have a ?: paths are appended to it");
 }
 
+static void files_are_separated_by_commas(void **state) {
+    static const struct {
+        const char *list, *files[4];
+    } rows[] = {{"a", {"a"}},
+                {"a,b", {"a", "b"}},
+                {"  /a b/c , d  ,e,", {"/a b/c", "d", "e"}},
+                {"a,,b", {"a", "", "b"}},
+                {" ", {""}},
+                {"", {NULL}}};
+    char path[SETTINGS_FILES_MAX + 1], list[2 * sizeof(file_path) + 8];
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        const char *rest = rows[i].list;
+        for (const char *const *file = rows[i].files; *file; file++) {
+            assert_true(settings_next_file(&rest, path));
+            assert_string_equal(path, *file);
+        }
+        assert_false(settings_next_file(&rest, path));
+    }
+    snprintf(list, sizeof(list), " %s , %s ", file_path, file_path);
+    LOAD(good, .flags = {"--jwt-public-key-file", list});
+    assert_runs(&good);
+    settings_deinit(&good.settings);
+    snprintf(list, sizeof(list), "%s, /nonexistent", file_path);
+    LOAD(bad, .flags = {"--jwt-public-key-file", list});
+    assert_refused(&bad, "ws-broker: JWT_PUBLIC_KEY_FILE: /nonexistent: No such file or directory");
+}
+
 static void addresses_and_networks(void **state) {
     LOAD(load, .flags = {"--listen", "unix:/run/b.sock", "--ops-listen", "[::1]:9101",
                          "--trusted-proxies", "10.0.0.0/8"});
@@ -717,6 +746,7 @@ int main(void) {
         cmocka_unit_test(names_are_letters),
         cmocka_unit_test(urls_hold_no_password),
         cmocka_unit_test(urls_that_cannot_be_asked),
+        WITH_FILE(files_are_separated_by_commas),
         cmocka_unit_test(addresses_and_networks),
         cmocka_unit_test(haproxy_rows_are_checked_and_ignored),
         WITH_FILE(the_stronger_source_wins),

@@ -202,7 +202,7 @@ static void test_pem_file(void **state) {
 }
 
 static void test_pem_files(void **state) {
-    char *list = text_of("%s,%s", pem_path, pem_path);
+    char *list = text_of(" %s ,  %s,", pem_path, pem_path);
     (void)state;
     start(list, NULL);
     free(list); /* read at start */
@@ -221,6 +221,37 @@ static void test_pem_files_refused(void **state) {
         assert_int_equal(stub_open(), 0);
     }
     free(second);
+}
+
+/* None is cut: a key at its end would be missing without a word. */
+static void test_pem_file_of_64_kib(void **state) {
+    char path[] = "/tmp/test_verifier.XXXXXX", *pem = pem_of(key);
+    size_t len = strlen(pem);
+    int fd = mkstemp(path);
+    (void)state;
+    must(fd >= 0);
+    for (size_t size = 64 << 10; size <= (64 << 10) + 1; size++) {
+        char *text = malloc(size);
+        assert_non_null(text);
+        memset(text, '\n', size);
+        memcpy(text + size - len, pem, len);
+        assert_int_equal(pwrite(fd, text, size, 0), size);
+        free(text);
+        log_watch_start(LOG_LEVEL_ERROR);
+        start(path, NULL);
+        const char *logged = log_watch_stop();
+        if (size > 64 << 10) {
+            assert_null(verifier);
+            assert_non_null(strstr(logged, "error=\"larger than 64 KiB\""));
+            continue;
+        }
+        assert_string_equal(logged, "");
+        assert_int_equal(ask(token_unnamed), VERIFIER_VALID);
+        stop(state);
+    }
+    close(fd);
+    unlink(path);
+    free(pem);
 }
 
 /* ---- turns ---- */
@@ -538,6 +569,7 @@ int main(void) {
         cmocka_unit_test_teardown(test_pem_file, stop),
         cmocka_unit_test_teardown(test_pem_files, stop),
         cmocka_unit_test_teardown(test_pem_files_refused, stop),
+        cmocka_unit_test_teardown(test_pem_file_of_64_kib, stop),
         cmocka_unit_test_teardown(test_20_a_turn_in_order, stop),
         cmocka_unit_test_teardown(test_cancel_while_queued, stop),
         cmocka_unit_test_teardown(test_cancel_from_a_callback, stop),
