@@ -54,7 +54,7 @@ struct accounts {
     struct account *queue;
     int in_flight;
     int64_t failing_until_ms; /* the service, as far as we know */
-    struct log_limit failures;
+    struct log_limit failures, refusals;
 };
 
 static void on_account(void *user, const struct http_answer *http);
@@ -158,6 +158,14 @@ static void log_failure(struct accounts *accounts, int64_t now_ms, int status, c
                  log_int("status", status), log_str("error", error));
 }
 
+/* Each may be a player's own fault; all of them together are a wrong HEAVENLAND_API_URL, say. */
+static void log_refusal(struct accounts *accounts, int64_t now_ms, int status, const char *text) {
+    int64_t refusals = log_limit_count(&accounts->refusals, now_ms);
+    if (refusals > 0)
+        log_info("accounts", "lookup_refused", log_int("refusals", refusals),
+                 log_int("status", status), log_str("error", text));
+}
+
 static void start(struct accounts *accounts, struct account *account) {
     char *segment = http_escape(account->user_id);
     char *url = NULL;
@@ -235,6 +243,16 @@ static bool read_account(struct account *account, const struct http_answer *answ
     return true;
 }
 
+/* Whether it is worded as the service words its errors: another's 404 tells of a wrong URL, not of
+ * an account. */
+static bool is_services_error(const struct http_answer *answer) {
+    struct json_object *root = parse_body(answer), *message = NULL;
+    json_object_object_get_ex(root, "errorMessage", &message);
+    bool is_text = json_object_is_type(message, json_type_string);
+    json_object_put(root);
+    return is_text;
+}
+
 /* What an answer that means something says. */
 static enum accounts_result read_answer(struct account *account, const struct http_answer *answer,
                                         int64_t now_ms) {
@@ -245,6 +263,8 @@ static enum accounts_result read_answer(struct account *account, const struct ht
     case 403:
         return ACCOUNTS_DENIED;
     case 404:
+        if (!is_services_error(answer))
+            return ACCOUNTS_DOWN;
         account->nickname[0] = '\0';
         account->is_missing = true;
         account->known_at_ms = now_ms;
@@ -261,6 +281,8 @@ static enum accounts_result judge(struct account *account, const struct http_ans
     enum accounts_result result = read_answer(account, answer, now_ms);
     if (result != ACCOUNTS_DOWN) {
         accounts->failing_until_ms = now_ms;
+        if (result != ACCOUNTS_FOUND)
+            log_refusal(accounts, now_ms, answer->status, text);
         return result;
     }
     accounts->failing_until_ms = now_ms + FAILING_MS;

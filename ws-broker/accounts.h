@@ -3,8 +3,8 @@
  *
  * Asks once however many wait for the same user, at most ACCOUNTS_IN_FLIGHT at a time, and
  * remembers: a nickname for 300 s, and for an hour when the service fails; that there is no such
- * account for 30 s. It fails from an answer that means nothing, or none at all, until the next one
- * that means something, at most 5 s. Loop thread only.
+ * account (a 404 with an errorMessage) for 30 s. It fails from an answer that means nothing, or
+ * none at all, until the next one that means something, at most 5 s. Loop thread only.
  */
 #ifndef HLCHAT_ACCOUNTS_H
 #define HLCHAT_ACCOUNTS_H

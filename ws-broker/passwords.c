@@ -29,7 +29,7 @@ struct passwords {
     const char *url;
     struct passwords_wait *queue, *running;
     int queued, in_flight;
-    struct log_limit failures;
+    struct log_limit failures, refusals;
 };
 
 static void on_refresh_token(void *user, const struct http_answer *answer);
@@ -125,6 +125,15 @@ static void forget(struct passwords_wait *wait) {
     free(wait);
 }
 
+/* Each may be a player's own fault; all of them together are a wrong HEAVENLAND_API_URL, say. */
+static void log_refusal(struct passwords *passwords, const char *step, int status,
+                        const char *text) {
+    int64_t refusals = log_limit_count(&passwords->refusals, (int64_t)(uv_hrtime() / 1000000));
+    if (refusals > 0)
+        log_info("passwords", "step_refused", log_int("refusals", refusals), log_str("step", step),
+                 log_int("status", status), log_str("error", text));
+}
+
 static struct http_request *post(struct passwords_wait *wait, const char *path, const char *json,
                                  http_cb callback) {
     char *url = NULL;
@@ -172,7 +181,9 @@ static void fail(struct passwords_wait *wait, const struct http_answer *answer, 
     char text[ACCOUNTS_DETAIL_MAX + 1];
     bool is_services = accounts_error_text(answer, text); /* else a proxy's page, say */
     bool refused = is_services && is_refusal(answer->status);
-    if (!refused)
+    if (refused)
+        log_refusal(wait->owner, step, answer->status, text);
+    else
         log_failure(wait->owner, step, answer->status, answer->status ? text : answer->error);
     finish(wait, refused ? PASSWORDS_REFUSED : PASSWORDS_DOWN, NULL, refused ? text : "");
 }

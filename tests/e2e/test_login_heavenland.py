@@ -278,6 +278,8 @@ NONSENSE = {
     "200 string": {"body": '"Hero"'},
     "204": {"status": 204, "body": ""},
     "302": {"status": 302},
+    "404 HTML": {"status": 404, "body": "html"},
+    "405": {"status": 405, "message": "Not here"},
     "429": {"status": 429, "message": "Slow down"},
     "huge": {"body": "huge"},
     "cut": {"end": "cut"},

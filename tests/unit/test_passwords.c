@@ -240,11 +240,25 @@ static void test_failures_do_not_flood_the_log(void **state) {
         stub_answer(i, 503, "{}");
     }
     assert_true(ask(101));
-    stub_answer(101, 401, "{}"); /* wrong credentials are not worth a line */
+    stub_answer(101, 401, "{}"); /* wrong credentials are no failure */
     const char *logged = log_watch_stop();
     assert_int_equal(log_watch_count("\n"), 2);
     assert_non_null(strstr(logged, "failures=1 "));
     assert_non_null(strstr(logged, "failures=100 "));
+}
+
+/* A wrong URL shows: its refusals are there for whoever looks, a line each 10 s. */
+static void test_refusals_are_logged(void **state) {
+    (void)state;
+    log_watch_start(LOG_LEVEL_INFO);
+    for (size_t i = 0; i < 3; i++) {
+        assert_true(ask(i));
+        stub_answer(i, 404, "{\"errorMessage\":\"no such path\"}");
+    }
+    const char *logged = log_watch_stop();
+    assert_int_equal(log_watch_count("\n"), 1);
+    assert_non_null(strstr(logged, "info passwords step_refused refusals=1 step=login status=404 "
+                                   "error=\"no such path\""));
 }
 
 /* A URL that cannot be used, say: it is said once, and the passwords wait for their deadline. */
@@ -408,6 +422,7 @@ int main(void) {
         TEST(test_failures_in_either_step),
         TEST(test_failures_do_not_flood_the_log),
         TEST(test_requests_that_cannot_begin),
+        TEST(test_refusals_are_logged),
         TEST(test_20_in_flight_500_waiting),
         TEST(test_in_order_till_all_are_done),
         TEST(test_cancel_in_each_state),
