@@ -23,7 +23,7 @@ enum row_type {
     ROW_NAME,     /* char *: 1..max of [A-Za-z0-9_-] */
     ROW_LISTEN,   /* struct address_listen */
     ROW_TEXT,     /* char *: 1..max printable bytes; NULL when not set */
-    ROW_URL,      /* char *: http:// or https://, 1..max bytes; NULL when not set */
+    ROW_URL,      /* char *: http(s)://host[:port]..., 1..max bytes; NULL when not set */
     ROW_REDIS,    /* struct redis_url; secret: no flag, never shown, and <NAME>_FILE may hold it */
     ROW_NETWORKS, /* struct address_networks */
     ROW_IP,       /* checked, kept nowhere */
@@ -83,8 +83,8 @@ static const struct row rows[] = {
      "newest messages a client can ask for"},
     {"Chat", "LOG_MAXLEN", BROKER, ROW_INT, MEMBER(log_maxlen), "10000", 100, 1000000, NULL,
      "messages the log keeps"},
-    {"Login", "JWT_PUBLIC_KEY_FILE", BROKER, ROW_TEXT, MEMBER(jwt_public_key_file), "", 1, 4096,
-     NULL, "PEM files, separated by commas, of the keys that sign tokens"},
+    {"Login", "JWT_PUBLIC_KEY_FILE", BROKER, ROW_TEXT, MEMBER(jwt_public_key_file), "", 1,
+     SETTINGS_FILES_MAX, NULL, "PEM files, separated by commas, of the keys that sign tokens"},
     {"Login", "JWKS_URL", BROKER, ROW_URL, MEMBER(jwks_url), "", 1, 512, NULL,
      "where the key set of the identity provider is"},
     {"Login", "JWT_ALGORITHM", BROKER, ROW_CHOICE, MEMBER(jwt_algorithm), "RS256", 0, 0,
@@ -247,11 +247,43 @@ static int parse_text(const struct row *row, const char *text, char **out) {
     return keep_text(text, out);
 }
 
-static int parse_url(const struct row *row, const char *text, char **out) {
-    bool is_http = strncmp(text, "http://", 7) == 0 || strncmp(text, "https://", 8) == 0;
+static bool is_port(const char *text, size_t len) {
+    int port = 0;
 
+    for (size_t i = 0; i < len && port <= UINT16_MAX; i++) {
+        if (!isdigit((unsigned char)text[i]))
+            return false;
+        port = 10 * port + text[i] - '0';
+    }
+    return port >= 1 && port <= UINT16_MAX;
+}
+
+/** host, host:port, [IPv6] or [IPv6]:port. */
+static bool is_authority(const char *text, size_t len) {
+    static const char letters[] =
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.-_";
+    const char *bracket = text[0] == '[' ? memchr(text, ']', len) : NULL;
+    size_t host_len = bracket ? (size_t)(bracket - text) + 1 : strspn(text, letters);
+    struct address_ip ignored;
+
+    if (host_len == 0 ||
+        (bracket && (!memchr(text, ':', host_len) ||
+                     address_ip_parse(text + 1, host_len - 2, &ignored) != CHAT_OK)))
+        return false;
+    return host_len == len ||
+           (text[host_len] == ':' && is_port(text + host_len + 1, len - host_len - 1));
+}
+
+static int parse_url(const struct row *row, const char *text, char **out) {
+    size_t scheme_len = strncmp(text, "http://", 7) == 0    ? 7
+                        : strncmp(text, "https://", 8) == 0 ? 8
+                                                            : 0;
+    const char *authority = text + scheme_len;
+
+    if (scheme_len == 0 || !is_authority(authority, strcspn(authority, "/?")))
+        return CHAT_EINVAL;
     /* Nothing that would have to be escaped, and no user:password@, which would be shown. */
-    return is_http && !strpbrk(text, " \t\"<>\\^`{|}@#") ? parse_text(row, text, out) : CHAT_EINVAL;
+    return strpbrk(text, " \t\"<>\\^`{|}@#") ? CHAT_EINVAL : parse_text(row, text, out);
 }
 
 static int parse_networks(const char *text, struct address_networks *out) {
@@ -320,7 +352,8 @@ static void describe_allowed(const struct row *row, char *out, size_t size) {
         snprintf(out, size, "at most %d bytes without control characters", row->max);
         return;
     case ROW_URL:
-        snprintf(out, size, "http://... or https://... without user and password");
+        snprintf(out, size,
+                 "http://host[:port]/... or https://host[:port]/... without user and password");
         return;
     case ROW_REDIS:
         snprintf(out, size, "redis://[user][:password]@host[:port][/db] or unix:///path");
@@ -597,17 +630,11 @@ static int take_flag(struct loader *loader, const struct option *option) {
 
 /** Each of the files of a list separated by commas must be there to be read. */
 static int check_files(const struct loader *loader, const char *name, const char *list) {
-    while (list && *list) {
-        size_t len = strcspn(list, ",");
-        char *path = strndup(list, len);
-        int status = CHAT_OK;
-        if (!path || access(path, R_OK) < 0)
-            status =
-                complain(loader, "%s: %s: %s", name, path ? show(path).text : "", strerror(errno));
-        free(path);
-        if (status != CHAT_OK)
-            return status;
-        list += len + (list[len] == ',');
+    char path[SETTINGS_FILES_MAX + 1];
+
+    while (list && settings_next_file(&list, path)) {
+        if (access(path, R_OK) < 0)
+            return complain(loader, "%s: %s: %s", name, show(path).text, strerror(errno));
     }
     return CHAT_OK;
 }
@@ -632,6 +659,8 @@ static int check_together(const struct loader *loader) {
     if (settings->heavenland_api_url &&
         settings->heavenland_api_url[strlen(settings->heavenland_api_url) - 1] == '/')
         return complain(loader, "HEAVENLAND_API_URL must not end with a slash");
+    if (settings->heavenland_api_url && strchr(settings->heavenland_api_url, '?'))
+        return complain(loader, "HEAVENLAND_API_URL must not have a ?: paths are appended to it");
     if (settings->chat_env != PROFILE_DEV && settings->store == STORE_MEMORY)
         return complain(
             loader, "STORE=memory forgets the chat at a restart: CHAT_ENV=%s refuses it", profile);
@@ -797,6 +826,19 @@ void settings_deinit(struct settings *settings) {
         free(*text);
         *text = NULL;
     }
+}
+
+bool settings_next_file(const char **list, char path[SETTINGS_FILES_MAX + 1]) {
+    const char *start = *list, *end = start + strcspn(start, ",");
+
+    if (!*start)
+        return false;
+    *list = end + (*end == ',');
+    start += strspn(start, " "); /* no further than `end` */
+    while (end > start && end[-1] == ' ')
+        end--;
+    snprintf(path, SETTINGS_FILES_MAX + 1, "%.*s", (int)(end - start), start);
+    return true;
 }
 
 const char *settings_profile_label(int profile) {

@@ -55,7 +55,7 @@ struct settings {
     int login_failures_per_minute; /* per address; 0 = off */
     int token_expiry;              /* enum settings_token_expiry */
     int jwt_algorithm;             /* index of settings_jwt_algorithms */
-    char *jwt_public_key_file;     /* paths separated by commas, or NULL */
+    char *jwt_public_key_file;     /* for settings_next_file(), or NULL */
     char *jwks_url;                /* or NULL */
     char *jwt_audience;
     char *jwt_issuer; /* or NULL: any */
@@ -84,6 +84,12 @@ enum settings_result settings_load(struct settings *settings, enum settings_prog
                                    int argc, char **argv, char **env, FILE *out, FILE *err);
 
 void settings_deinit(struct settings *settings);
+
+enum { SETTINGS_FILES_MAX = 4096 }; /* bytes of a list of files */
+
+/** Takes the next path off `*list`, which commas separate, without blanks around it. False: none is
+ * left. */
+bool settings_next_file(const char **list, char path[SETTINGS_FILES_MAX + 1]);
 
 /** The names that JWT_ALGORITHM takes; NULL ends them. */
 extern const char *const settings_jwt_algorithms[];

@@ -54,10 +54,15 @@ struct accounts {
     struct account *queue;
     int in_flight;
     int64_t failing_until_ms; /* the service, as far as we know */
-    struct log_limit failures;
+    struct log_limit failures, refusals;
 };
 
 static void on_account(void *user, const struct http_answer *http);
+
+/* The clock of uv_now(). */
+static int64_t clock_ms(void) {
+    return (int64_t)(uv_hrtime() / 1000000);
+}
 
 /* ---- remembering ----------------------------------------------------------------------------- */
 
@@ -143,6 +148,21 @@ static void forget_token(struct account *account) {
     account->asked_with = NULL;
 }
 
+static void log_failure(struct accounts *accounts, int64_t now_ms, int status, const char *error) {
+    int64_t failures = log_limit_count(&accounts->failures, now_ms);
+    if (failures > 0)
+        log_warn("accounts", "lookup_failed", log_int("failures", failures),
+                 log_int("status", status), log_str("error", error));
+}
+
+/* Each may be a player's own fault; all of them together are a wrong HEAVENLAND_API_URL, say. */
+static void log_refusal(struct accounts *accounts, int64_t now_ms, int status, const char *text) {
+    int64_t refusals = log_limit_count(&accounts->refusals, now_ms);
+    if (refusals > 0)
+        log_info("accounts", "lookup_refused", log_int("refusals", refusals),
+                 log_int("status", status), log_str("error", text));
+}
+
 static void start(struct accounts *accounts, struct account *account) {
     char *segment = http_escape(account->user_id);
     char *url = NULL;
@@ -161,7 +181,7 @@ static void start(struct accounts *accounts, struct account *account) {
         accounts->in_flight++;
     } else { /* those who wait are told by their own deadline */
         forget_token(account);
-        log_error("accounts", "no_memory");
+        log_failure(accounts, clock_ms(), 0, HTTP_CANNOT_START);
     }
 }
 
@@ -196,7 +216,8 @@ static void copy_member(const struct json_object *root, const char *key, char *o
 }
 
 bool accounts_error_text(const struct http_answer *answer, char out[ACCOUNTS_DETAIL_MAX + 1]) {
-    struct json_object *root = answer->status == 200 ? NULL : parse_body(answer);
+    bool may_hold_secrets = answer->status >= 200 && answer->status < 300;
+    struct json_object *root = may_hold_secrets ? NULL : parse_body(answer);
     bool is_object = root != NULL;
     copy_member(root, "errorMessage", out, ACCOUNTS_DETAIL_MAX);
     json_object_put(root);
@@ -218,6 +239,16 @@ static bool read_account(struct account *account, const struct http_answer *answ
     return true;
 }
 
+/* Whether it is worded as the service words its errors: another's 404 tells of a wrong URL, not of
+ * an account. */
+static bool is_services_error(const struct http_answer *answer) {
+    struct json_object *root = parse_body(answer), *message = NULL;
+    json_object_object_get_ex(root, "errorMessage", &message);
+    bool is_text = json_object_is_type(message, json_type_string);
+    json_object_put(root);
+    return is_text;
+}
+
 /* What an answer that means something says. */
 static enum accounts_result read_answer(struct account *account, const struct http_answer *answer,
                                         int64_t now_ms) {
@@ -228,6 +259,8 @@ static enum accounts_result read_answer(struct account *account, const struct ht
     case 403:
         return ACCOUNTS_DENIED;
     case 404:
+        if (!is_services_error(answer))
+            return ACCOUNTS_DOWN;
         account->nickname[0] = '\0';
         account->is_missing = true;
         account->known_at_ms = now_ms;
@@ -240,18 +273,16 @@ static enum accounts_result read_answer(struct account *account, const struct ht
 static enum accounts_result judge(struct account *account, const struct http_answer *answer,
                                   const char *text) {
     struct accounts *accounts = account->owner;
-    int64_t now_ms = (int64_t)(uv_hrtime() / 1000000); /* the clock of uv_now() */
+    int64_t now_ms = clock_ms();
     enum accounts_result result = read_answer(account, answer, now_ms);
     if (result != ACCOUNTS_DOWN) {
         accounts->failing_until_ms = now_ms;
+        if (result != ACCOUNTS_FOUND)
+            log_refusal(accounts, now_ms, answer->status, text);
         return result;
     }
     accounts->failing_until_ms = now_ms + FAILING_MS;
-    int64_t failures = log_limit_count(&accounts->failures, now_ms);
-    if (failures > 0)
-        log_warn("accounts", "lookup_failed", log_int("failures", failures),
-                 log_int("status", answer->status),
-                 log_str("error", answer->status ? text : answer->error));
+    log_failure(accounts, now_ms, answer->status, answer->status ? text : answer->error);
     /* What was known before is better than nothing. */
     if (has_stale(account, now_ms))
         return ACCOUNTS_FOUND;

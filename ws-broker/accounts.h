@@ -3,8 +3,8 @@
  *
  * Asks once however many wait for the same user, at most ACCOUNTS_IN_FLIGHT at a time, and
  * remembers: a nickname for 300 s, and for an hour when the service fails; that there is no such
- * account for 30 s. It fails from an answer that means nothing, or none at all, until the next one
- * that means something, at most 5 s. Loop thread only.
+ * account (a 404 with an errorMessage) for 30 s. It fails from an answer that means nothing, or
+ * none at all, until the next one that means something, at most 5 s. Loop thread only.
  */
 #ifndef HLCHAT_ACCOUNTS_H
 #define HLCHAT_ACCOUNTS_H
@@ -71,7 +71,7 @@ struct accounts_wait *accounts_ask(struct accounts *accounts, const char *user_i
 void accounts_cancel(struct accounts *accounts, struct accounts_wait *wait);
 
 /** Copies the service's errorMessage into `out` when it is fit to be shown; else "". False: it is
- * no JSON object, so something else has answered. A 200 is not looked at: it may hold secrets. */
+ * no JSON object, so something else has answered. A 2xx is not looked at: it may hold secrets. */
 bool accounts_error_text(const struct http_answer *answer, char out[ACCOUNTS_DETAIL_MAX + 1]);
 
 #endif

@@ -33,6 +33,9 @@ struct http_answer {
 
 typedef void (*http_cb)(void *user, const struct http_answer *answer);
 
+/** What to log when http_start() gives NULL. */
+#define HTTP_CANNOT_START "the request cannot begin: the URL cannot be used, or no memory"
+
 struct http_options {
     const char *url;     /* http(s)://host[:port]/path, already escaped */
     const char *bearer;  /* sent as Authorization: Bearer ..., or NULL */

@@ -169,7 +169,8 @@ static enum jwt_result check_signature(const struct keyring *ring, const struct 
             is_signed_by(ring->keys[i].pkey, digest_of(policy->algorithm), parts, signature,
                          signature_len))
             return JWT_VALID;
-    return kid && !is_known ? JWT_UNKNOWN_KEY : JWT_INVALID;
+    /* Without a name, too, it may be signed by a key that has come into the set since. */
+    return (kid && !is_known) || (!kid && keyring_has_set(ring)) ? JWT_UNKNOWN_KEY : JWT_INVALID;
 }
 
 static enum jwt_result check_header(const struct keyring *ring, const struct jwt_policy *policy,

@@ -32,8 +32,8 @@ struct jwt_claims {
 enum jwt_result {
     JWT_VALID = 0,
     JWT_INVALID = 1,
-    JWT_UNKNOWN_KEY = 2, /* names a key that is not in the ring, and no unnamed one fits: another
-                            ring might tell */
+    JWT_UNKNOWN_KEY = 2, /* names a key that is not in the ring, and no unnamed one fits; or names
+                            none, and none fits of a ring with a key set: a newer set might tell */
 };
 
 /**

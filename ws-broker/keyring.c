@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "shared/settings.h"
 #include "shared/status.h"
 #include "ws-broker/base64url.h"
 
@@ -134,13 +135,22 @@ static EVP_PKEY *rsa_key(BIGNUM *n, BIGNUM *e) {
     return pkey;
 }
 
+/* Else a key is for another padding (PS256), say, or for encryption (RSA-OAEP). */
+static bool is_our_algorithm(const char *alg) {
+    for (const char *const *ours = settings_jwt_algorithms; *ours; ours++)
+        if (strcmp(alg, *ours) == 0)
+            return true;
+    return false;
+}
+
 /* One key of a set; false: not one for us. */
 static bool read_jwk(const struct json_object *jwk, struct keyring_key *key) {
     const char *kty = text_member(jwk, "kty"), *kid = text_member(jwk, "kid");
-    const char *use = text_member(jwk, "use");
+    const char *use = text_member(jwk, "use"), *alg = text_member(jwk, "alg");
     /* OpenID lets a key go without a kid when it is the only one; null is as good as none. */
     bool is_named = json_object_object_get(jwk, "kid") != NULL;
-    if (!kty || strcmp(kty, "RSA") != 0 || (use && strcmp(use, "sig") != 0) ||
+    bool is_for_another = json_object_object_get(jwk, "alg") && !(alg && is_our_algorithm(alg));
+    if (!kty || strcmp(kty, "RSA") != 0 || (use && strcmp(use, "sig") != 0) || is_for_another ||
         (is_named && (!kid || !*kid || strlen(kid) > KEYRING_KID_MAX)))
         return false;
     BIGNUM *n = number_member(jwk, "n"), *e = number_member(jwk, "e");
@@ -173,7 +183,8 @@ int keyring_replace_jwks(struct keyring *ring, const char *json, size_t len,
     struct json_tokener *tokener = json_tokener_new_ex(JWKS_DEPTH_MAX);
     struct json_object *root = tokener ? json_tokener_parse_ex(tokener, json, (int)len) : NULL;
     struct json_object *keys = NULL;
-    json_tokener_free(tokener);
+    if (tokener) /* NULL makes it crash */
+        json_tokener_free(tokener);
     json_object_object_get_ex(root, "keys", &keys);
     size_t offered =
         json_object_is_type(keys, json_type_array) ? json_object_array_length(keys) : 0;
@@ -198,6 +209,13 @@ int keyring_replace_jwks(struct keyring *ring, const char *json, size_t len,
 bool keyring_has(const struct keyring *ring, const char *kid) {
     for (size_t i = 0; i < ring->count; i++)
         if (strcmp(ring->keys[i].kid, kid) == 0)
+            return true;
+    return false;
+}
+
+bool keyring_has_set(const struct keyring *ring) {
+    for (size_t i = 0; i < ring->count; i++)
+        if (ring->keys[i].is_from_set)
             return true;
     return false;
 }

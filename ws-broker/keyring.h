@@ -35,14 +35,17 @@ int keyring_add_pem(struct keyring *ring, const char *pem, size_t len,
 
 /**
  * Takes the keys of a key set in place of those of the last one; keys it has no use for (another
- * kty, `use` other than sig, an unfit kid, too small) are left out. CHAT_EINVAL: not a key set, or
- * none left; then nothing is changed.
+ * kty, `use` other than sig, `alg` other than RS256, RS384 or RS512, an unfit kid, too small) are
+ * left out. CHAT_EINVAL: not a key set, or none left; then nothing is changed.
  */
 int keyring_replace_jwks(struct keyring *ring, const char *json, size_t len,
                          char error[KEYRING_ERROR_MAX]);
 
 /** Whether a named key is there. */
 bool keyring_has(const struct keyring *ring, const char *kid);
+
+/** Whether any key is from a key set. */
+bool keyring_has_set(const struct keyring *ring);
 
 void keyring_clear(struct keyring *ring);
 

@@ -29,7 +29,7 @@ struct passwords {
     const char *url;
     struct passwords_wait *queue, *running;
     int queued, in_flight;
-    struct log_limit failures;
+    struct log_limit failures, refusals;
 };
 
 static void on_refresh_token(void *user, const struct http_answer *answer);
@@ -75,7 +75,8 @@ static struct json_object *parse(const struct http_answer *answer) {
         root = json_tokener_parse_ex(tokener, answer->body, (int)answer->body_len);
         explicit_bzero(tokener->pb->buf, (size_t)tokener->pb->size);
     }
-    json_tokener_free(tokener);
+    if (tokener) /* NULL makes it crash */
+        json_tokener_free(tokener);
     return root;
 }
 
@@ -101,6 +102,14 @@ static void wipe_and_put(struct json_object *root) {
 
 /* ---- one login ---- */
 
+static void log_failure(struct passwords *passwords, const char *step, int status,
+                        const char *error) {
+    int64_t failures = log_limit_count(&passwords->failures, (int64_t)(uv_hrtime() / 1000000));
+    if (failures > 0)
+        log_warn("passwords", "step_failed", log_int("failures", failures), log_str("step", step),
+                 log_int("status", status), log_str("error", error));
+}
+
 static void forget(struct passwords_wait *wait) {
     struct passwords *passwords = wait->owner;
     if (wait->credentials) {
@@ -114,6 +123,15 @@ static void forget(struct passwords_wait *wait) {
         http_cancel(wait->request);
     wipe(wait->credentials);
     free(wait);
+}
+
+/* Each may be a player's own fault; all of them together are a wrong HEAVENLAND_API_URL, say. */
+static void log_refusal(struct passwords *passwords, const char *step, int status,
+                        const char *text) {
+    int64_t refusals = log_limit_count(&passwords->refusals, (int64_t)(uv_hrtime() / 1000000));
+    if (refusals > 0)
+        log_info("passwords", "step_refused", log_int("refusals", refusals), log_str("step", step),
+                 log_int("status", status), log_str("error", text));
 }
 
 static struct http_request *post(struct passwords_wait *wait, const char *path, const char *json,
@@ -138,7 +156,7 @@ static void start_next(struct passwords *passwords) {
         wipe(wait->credentials);
         wait->credentials = NULL;
         if (!wait->request) /* who waits is told by their own deadline */
-            log_error("passwords", "no_memory");
+            log_failure(passwords, "login", 0, HTTP_CANNOT_START);
     }
 }
 
@@ -159,22 +177,20 @@ static bool is_refusal(int status) {
     return status == 400 || status == 401 || status == 403 || status == 404;
 }
 
-static void log_failure(struct passwords *passwords, const struct http_answer *answer,
-                        const char *step, const char *text) {
-    int64_t failures = log_limit_count(&passwords->failures, (int64_t)(uv_hrtime() / 1000000));
-    if (failures > 0)
-        log_warn("passwords", "step_failed", log_int("failures", failures), log_str("step", step),
-                 log_int("status", answer->status),
-                 log_str("error", answer->status ? text : answer->error));
-}
-
 static void fail(struct passwords_wait *wait, const struct http_answer *answer, const char *step) {
     char text[ACCOUNTS_DETAIL_MAX + 1];
     bool is_services = accounts_error_text(answer, text); /* else a proxy's page, say */
     bool refused = is_services && is_refusal(answer->status);
-    if (!refused)
-        log_failure(wait->owner, answer, step, text);
+    if (refused)
+        log_refusal(wait->owner, step, answer->status, text);
+    else
+        log_failure(wait->owner, step, answer->status, answer->status ? text : answer->error);
     finish(wait, refused ? PASSWORDS_REFUSED : PASSWORDS_DOWN, NULL, refused ? text : "");
+}
+
+/* 201: something was created, a session say. */
+static bool is_success(int status) {
+    return status == 200 || status == 201;
 }
 
 /* The text at root.key.value; NULL: it is not there. */
@@ -191,14 +207,14 @@ static const char *token_value(const struct json_object *root, const char *key) 
 
 static void on_refresh_token(void *user, const struct http_answer *answer) {
     struct passwords_wait *wait = user;
-    struct json_object *root = answer->status == 200 ? parse(answer) : NULL;
+    struct json_object *root = is_success(answer->status) ? parse(answer) : NULL;
     const char *token = token_value(root, "refreshToken");
     wait->request = NULL;
     if (token) {
         char *json = join((const char *const[]){"{\"refreshToken\":\"", token, "\"}", NULL});
         wait->request = json ? post(wait, "/idm/auth/access-token", json, on_access_token) : NULL;
         if (!wait->request)
-            log_error("passwords", "no_memory");
+            log_failure(wait->owner, "access-token", 0, HTTP_CANNOT_START);
         wipe(json);
     } else {
         fail(wait, answer, "login");
@@ -208,7 +224,7 @@ static void on_refresh_token(void *user, const struct http_answer *answer) {
 
 static void on_access_token(void *user, const struct http_answer *answer) {
     struct passwords_wait *wait = user;
-    struct json_object *root = answer->status == 200 ? parse(answer) : NULL;
+    struct json_object *root = is_success(answer->status) ? parse(answer) : NULL;
     const char *token = token_value(root, "accessToken");
     if (token)
         finish(wait, PASSWORDS_OK, token, "");

@@ -1,7 +1,7 @@
 /*
  * passwords.h: an access token for a username and a password, by the account service's two steps:
  * POST <url>/idm/auth/login gives a refresh token, POST <url>/idm/auth/access-token an access token
- * for it.
+ * for it, each with a 200 or a 201.
  *
  * At most PASSWORDS_IN_FLIGHT at a time and PASSWORDS_QUEUE waiting, apart from everything else: a
  * flood of passwords delays only passwords. All secrets are wiped after use. Loop thread only.

@@ -28,8 +28,9 @@ struct proto *proto_new(size_t message_max) {
     proto->message_max = message_max;
     /* Without JSON_TOKENER_STRICT: json-c 0.18 then refuses every string that is not ASCII. */
     proto->tokener = json_tokener_new_ex(DEPTH_MAX);
-    if (!proto->tokener) {
-        free(proto);
+    /* Room for the longest token: a buffer that grows is moved, and its old place is not wiped. */
+    if (!proto->tokener || printbuf_memset(proto->tokener->pb, 0, 0, PROTO_TOKEN_MAX + 1) != 0) {
+        proto_free(proto);
         return NULL;
     }
     return proto;
@@ -39,7 +40,8 @@ void proto_free(struct proto *proto) {
     if (!proto)
         return;
     json_object_put(proto->entry);
-    json_tokener_free(proto->tokener);
+    if (proto->tokener) /* NULL makes it crash */
+        json_tokener_free(proto->tokener);
     free(proto);
 }
 

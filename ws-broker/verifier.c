@@ -7,6 +7,7 @@
 #include <utlist.h>
 
 #include "shared/log.h"
+#include "shared/settings.h"
 #include "shared/status.h"
 #include "ws-broker/http.h"
 
@@ -43,7 +44,7 @@ struct verifier {
 /* ---- PEM files ------------------------------------------------------------------------------- */
 
 static int load_pem(struct keyring *ring, const char *path) {
-    char pem[PEM_MAX], error[KEYRING_ERROR_MAX];
+    char pem[PEM_MAX + 1], error[KEYRING_ERROR_MAX];
     FILE *file = fopen(path, "re");
     size_t len = file ? fread(pem, 1, sizeof(pem), file) : 0;
     bool failed = !file || ferror(file);
@@ -51,6 +52,10 @@ static int load_pem(struct keyring *ring, const char *path) {
         snprintf(error, sizeof(error), "%s", strerror(errno));
     if (file)
         fclose(file);
+    if (len > PEM_MAX) { /* a key at its end would be missing */
+        failed = true;
+        snprintf(error, sizeof(error), "larger than 64 KiB");
+    }
     if (!failed && keyring_add_pem(ring, pem, len, error) == CHAT_OK)
         return CHAT_OK;
     log_error("verifier", "key_file_refused", log_str("file", path), log_str("error", error));
@@ -58,13 +63,10 @@ static int load_pem(struct keyring *ring, const char *path) {
 }
 
 static int load_pems(struct keyring *ring, const char *list) {
-    while (list && *list) {
-        size_t len = strcspn(list, ",");
-        char path[4096];
-        snprintf(path, sizeof(path), "%.*s", (int)len, list);
+    char path[SETTINGS_FILES_MAX + 1];
+    while (list && settings_next_file(&list, path)) {
         if (load_pem(ring, path) != CHAT_OK)
             return CHAT_EINVAL;
-        list += len + (list[len] == ',');
     }
     return CHAT_OK;
 }
@@ -113,7 +115,7 @@ static void fetch_keys(struct verifier *verifier, int64_t now_ms) {
                                    .timeout_ms = JWKS_TIMEOUT_MS};
     verifier->fetch = http_start(verifier->options.http, &options, on_keys, verifier);
     if (!verifier->fetch)
-        fetch_failed(verifier, "the request cannot begin");
+        fetch_failed(verifier, HTTP_CANNOT_START);
 }
 
 /* Whether newer keys are on their way, for a token that this ring cannot judge. */

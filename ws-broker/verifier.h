@@ -2,9 +2,9 @@
  * verifier.h: verifies access tokens, a few in each loop turn, with keys that it keeps up to date.
  *
  * Keys come from PEM files (read at start) and from a JSON Web Key Set's URL (asked at start, once
- * an hour or, after a failure, a minute, and when a token names a key that is not there, then at
- * most once a minute; while there is no key at all, every five seconds). A token that may be valid
- * with newer keys waits for them. Loop thread only.
+ * an hour or, after a failure, a minute, and when a token names a key that is not there, or names
+ * none and fits none, then at most once a minute; while there is no key at all, every five
+ * seconds). A token that may be valid with newer keys waits for them. Loop thread only.
  */
 #ifndef HLCHAT_VERIFIER_H
 #define HLCHAT_VERIFIER_H
@@ -31,7 +31,7 @@ typedef void (*verifier_cb)(void *user, enum verifier_result result,
 
 struct verifier_options {
     struct jwt_policy policy;       /* texts borrowed */
-    const char *pem_files;          /* list of paths separated by commas, or NULL */
+    const char *pem_files;          /* for settings_next_file(), or NULL */
     const char *jwks_url;           /* or NULL */
     struct http *http;              /* for jwks_url */
     void (*on_pending)(void *user); /* verifier_turn() has something to do */

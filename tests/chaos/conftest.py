@@ -25,6 +25,7 @@ def pytest_terminal_summary(terminalreporter):
         return
     terminalreporter.section("chaos")
     columns = list(rows[0][1])
-    terminalreporter.write_line(f"{'':48}" + "".join(f"{c:>11}" for c in columns))
-    for name, told in rows:
-        terminalreporter.write_line(f"{name:48}" + "".join(f"{told[c]!s:>11}" for c in columns))
+    width = max(len(name) for name, _ in rows)
+    for name, told in [("", {column: column for column in columns}), *rows]:
+        cells = (f"{told[column]!s:>11}" for column in columns)
+        terminalreporter.write_line(f"{name:{width}}" + "".join(cells))

@@ -213,15 +213,15 @@ class Crowd:
             if until(f"{word!r} has its outcome", outcome, OUTCOME_S) == "there":
                 break
         with contextlib.suppress(AssertionError):  # the checker tells who has not
-            until(f"all have {word!r}", lambda: all(self._has(m, text) for m in self.members))
+            until(f"all have {word!r}", lambda: all(self.has(m, text) for m in self.members))
         return text
 
     def _outcome(self, member, text):
-        if self._has(member, text):
+        if self.has(member, text):
             return "there"
         return "refused" if member.is_settled() else ""
 
-    def _has(self, member, text):
+    def has(self, member, text):
         session = member.session
         return session is not None and any(
             f'"message":"{text}"' in frame for frame in session.frames[-20:]
@@ -241,9 +241,12 @@ class Crowd:
 
     def say(self, member, count):
         """Has one of them send so many, and waits until all have come back."""
+        self.send(member, count)
+        until("they are back", member.is_settled, OUTCOME_S)
+
+    def send(self, member, count):
         for _ in range(count):
             self._run(member.say())
-        until("they are back", member.is_settled, OUTCOME_S)
 
     def burst(self, each=1):
         """All who talk send at once, `each` times; does not wait for what comes of it."""

@@ -252,19 +252,27 @@ def start_with_lag(chaos):
     return stack, crowd
 
 
-def fail_over(chaos):
-    """The master is gone, the replica takes over; how long until all publish again."""
+def fail_over(chaos, last_is_late=False):
+    """The master is gone, the replica takes over; how long until all publish again.
+
+    last_is_late: the last broker reaches it when the others are publishing already.
+    """
     (replica,) = chaos.stack.replicas
     chaos.stack.redis.kill()
     replica.relay.cut()
     replica.call("REPLICAOF", "NO", "ONE")
     for relay in chaos.relays:
-        relay.target = replica.address
+        late = last_is_late and relay is chaos.relays[-1]
+        relay.target = replica.address if not late else lambda: None
         relay.cut()
         relay.release()
     chaos.store = replica
     since = now()
     chaos.crowd.talking = True
+    if last_is_late:
+        chaos.crowd.recovered(since, [0, 1])
+        since = now()
+        chaos.relays[-1].target = replica.address
     return chaos.crowd.recovered(since)
 
 
@@ -289,6 +297,20 @@ def test_fail_over_when_one_broker_has_not_read_what_is_lost(chaos):
     chaos.relays[2].hold("down")
     crowd.say(crowd.residents[0], 10)
     chaos.end(fail_over(chaos), **ANY_LOSS)
+
+
+@pytest.mark.long
+def test_fail_over_when_the_writer_does_not_know_what_others_have_read(chaos):
+    """It sends them again: they have a new place, so they need the mark."""
+    _, crowd = start_with_lag(chaos)
+    crowd.hush()
+    chaos.relays[2].hold("down")
+    writer, other = crowd.residents[2], crowd.residents[0]
+    crowd.send(writer, 5)
+    last = writer.session.sent[-1]
+    until("the others have read them", lambda: crowd.has(other, last), 1)
+    crowd.say(other, 5)
+    chaos.end(fail_over(chaos, last_is_late=True), **ANY_LOSS)
 
 
 @pytest.mark.long

@@ -14,7 +14,7 @@ import time
 import pytest
 from account_stub import AccountStub
 from jwt_tokens import claims, signing_key
-from stack import Stack, until
+from stack import Stack, http_request, until
 
 CONNECTED = {"info": "connected"}
 INVALID = "the access token is expired or invalid"
@@ -278,6 +278,8 @@ NONSENSE = {
     "200 string": {"body": '"Hero"'},
     "204": {"status": 204, "body": ""},
     "302": {"status": 302},
+    "404 HTML": {"status": 404, "body": "html"},
+    "405": {"status": 405, "message": "Not here"},
     "429": {"status": 429, "message": "Slow down"},
     "huge": {"body": "huge"},
     "cut": {"end": "cut"},
@@ -288,6 +290,16 @@ NO_TOKEN_IN_IT = {
     "value a number": {"body": '{"refreshToken":{"value":5},"accessToken":{"value":5}}'},
     "value elsewhere": {"body": '{"refreshToken":"a","accessToken":"b","value":"c"}'},
 }
+
+
+def test_a_misspelt_fault_is_refused(stub):
+    """Else a test with it would test nothing."""
+    stub.faults(login={"status": 503})
+    for name, fault in (("acounts", {}), ("login", {"stauts": 500}), ("*", {"": 1})):
+        body = json.dumps({name: fault})
+        assert http_request(stub.address, "PUT", "/_stub/faults", body=body).status == 400
+    login = http_request(stub.address, "POST", "/idm/auth/login", body="{}")
+    assert login.status == 503  # as it was
 
 
 class TestServiceInTrouble:

@@ -19,7 +19,8 @@ username, password "password".
 It can also misbehave. These are for people and tests on the same machine only:
 
     PUT    /_stub/faults           {"accounts":{"delay_ms":200},"login":{"status":500}}
-                                   replaces all faults; {} ends them. By endpoint: accounts, login,
+                                   replaces all faults; {} ends them; 400, and nothing changes, when
+                                   a name or field is unknown. By endpoint: accounts, login,
                                    access-token, jwks or "*" (those that have none of their own):
                                      delay_ms   wait before anything else
                                      status     answer this error, with
@@ -75,6 +76,10 @@ AUDIENCE = "heavenland-api"
 TOKEN_SECONDS = 3600
 HEAD_MAX, BODY_MAX = 64 << 10, 64 << 10
 STATE = Path(__file__).resolve().parents[2] / "build" / "account-stub"
+
+# What a fault may be for, and what it may hold.
+FAULTY = {"accounts", "login", "access-token", "jwks", "*"}
+FAULT_FIELDS = {"delay_ms", "status", "message", "body", "end"}
 
 HTML_PAGE = b"<html><head><title>502 Bad Gateway</title></head><body>nginx</body></html>\r\n"
 HUGE_BODY = json.dumps({"nickname": "x" * (1 << 20)}).encode()
@@ -407,7 +412,13 @@ class Server:
     async def _control_action(self, method, path, value):
         service = self.service
         if (method, path) == ("PUT", "/_stub/faults"):
-            self.faults = {name: dict(fault) for name, fault in value.items()}
+            faults = {name: dict(fault) for name, fault in value.items()}
+            unknown = (faults.keys() - FAULTY).union(
+                *(f.keys() - FAULT_FIELDS for f in faults.values())
+            )
+            if unknown:  # a test that misspells one would test nothing
+                raise ValueError(f"no such fault or field: {', '.join(sorted(unknown))}")
+            self.faults = faults
             return self.faults
         if method == "PUT" and path.startswith("/_stub/accounts/"):
             user = urllib.parse.unquote(path.rpartition("/")[2])

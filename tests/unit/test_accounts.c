@@ -19,6 +19,8 @@
 
 #define URL "http://accounts.example:8081"
 
+#define NOT_FOUND "{\"errorMessage\":\"no such account\"}"
+
 #define TEXT_16  "0123456789abcdef"
 #define TEXT_128 TEXT_16 TEXT_16 TEXT_16 TEXT_16 TEXT_16 TEXT_16 TEXT_16 TEXT_16
 
@@ -214,8 +216,15 @@ static const struct {
     {302, "", ACCOUNTS_DOWN, ""},
     {401, "{\"errorMessage\":\"no\"}", ACCOUNTS_DENIED, ""},
     {403, "", ACCOUNTS_DENIED, ""},
-    {404, "{}", ACCOUNTS_MISSING, ""},
-    {404, "<html>", ACCOUNTS_MISSING, ""},
+    {404, NOT_FOUND, ACCOUNTS_MISSING, ""},
+    {404, "{\"errorMessage\":\"" TEXT_128 "\"}", ACCOUNTS_MISSING, ""},
+    {404, "{}", ACCOUNTS_DOWN, ""}, /* somebody else's: the URL may be wrong */
+    {404, "{\"errorMessage\":1}", ACCOUNTS_DOWN, ""},
+    {404, "[\"errorMessage\"]", ACCOUNTS_DOWN, ""},
+    {404, "<html>", ACCOUNTS_DOWN, ""},
+    {404, "", ACCOUNTS_DOWN, ""},
+    {405, "{}", ACCOUNTS_DOWN, ""},
+    {405, "{\"errorMessage\":\"x\"}", ACCOUNTS_DOWN, ""},
     {400, "{}", ACCOUNTS_DOWN, ""},
     {408, "{}", ACCOUNTS_DOWN, ""},
     {429, "{}", ACCOUNTS_DOWN, ""},
@@ -260,7 +269,9 @@ static const struct {
     {404, "<html>no HL1</html>", ""},
     {404, "[{\"errorMessage\":\"x\"}]", ""},
     {404, "", ""},
-    {200, "{\"errorMessage\":\"x\"}", ""},
+    {200, "{\"errorMessage\":\"x\"}", ""}, /* may hold a token, and is not parsed */
+    {201, "{\"errorMessage\":\"x\"}", ""},
+    {204, "{\"errorMessage\":\"x\"}", ""},
     {500, "{\"errorMessage\":\"database\"}", "database"}, /* for the log */
     {0, "", ""},
 };
@@ -300,6 +311,49 @@ static void test_failures_do_not_flood_the_log(void **state) {
     assert_int_equal(log_watch_count("warn accounts lookup_failed"), 2);
     assert_non_null(strstr(logged, "failures=1 "));
     assert_non_null(strstr(logged, "failures=100 "));
+}
+
+/* A wrong URL shows: its refusals are there for whoever looks, a line each 10 s. */
+static void test_refusals_are_logged(void **state) {
+    static const int statuses[] = {401, 403, 404};
+    (void)state;
+    for (size_t i = 0; i < 3; i++) {
+        char *status = text_of("status=%d error=\"no such account\"", statuses[i]);
+        now_ms += 10000;
+        log_watch_start(LOG_LEVEL_INFO);
+        for (int n = 0; n < 3; n++)
+            learn(statuses[i], NOT_FOUND);
+        learn(200, "{}");
+        const char *logged = log_watch_stop();
+        assert_int_equal(log_watch_count("\n"), 1);
+        assert_non_null(strstr(logged, "info accounts lookup_refused refusals="));
+        assert_non_null(strstr(logged, status));
+        free(status);
+    }
+    now_ms += 10000;
+    log_watch_start(LOG_LEVEL_INFO);
+    learn(404, "<html>");
+    const char *logged = log_watch_stop();
+    assert_int_equal(log_watch_count("\n"), 1);
+    assert_non_null(strstr(logged, "warn accounts lookup_failed failures=1 status=404"));
+}
+
+/* A URL that cannot be used, say: it is said once, and those who wait have their deadline. */
+static void test_requests_that_cannot_begin(void **state) {
+    (void)state;
+    http_stub.refuses = true;
+    log_watch_start(LOG_LEVEL_WARN);
+    for (size_t i = 0; i < 3; i++)
+        ask_user(i, i);
+    const char *logged = log_watch_stop();
+    assert_int_equal(log_watch_count("\n"), 1);
+    assert_non_null(strstr(logged, "warn accounts lookup_failed "));
+    assert_non_null(strstr(logged, HTTP_CANNOT_START));
+    http_stub.refuses = false;
+    ask_user(3, 0); /* asks for both */
+    stub_answer(0, 200, "{\"nickname\":\"Hero\"}");
+    check(0, ACCOUNTS_FOUND, "Hero");
+    check(3, ACCOUNTS_FOUND, "Hero");
 }
 
 /* ---- what is remembered ---- */
@@ -371,7 +425,7 @@ static void test_stale_at_once_while_the_service_fails(void **state) {
         stub_answer(http_stub.count - 1, 500, "{}");
         assert_string_equal(remembered("HL1"), "Hero");
         ask(1, "HL3");
-        stub_answer(http_stub.count - 1, answers_it_is_back[i], "{}");
+        stub_answer(http_stub.count - 1, answers_it_is_back[i], NOT_FOUND);
         assert_string_equal(remembered("HL1"), "(unknown)");
     }
     ask(1, "HL2");
@@ -395,7 +449,7 @@ static void test_stale_before_the_answer(void **state) {
     assert_null(accounts_stale(accounts, "HL2", now_ms));
     now_ms += 1;
     assert_null(accounts_stale(accounts, "HL1", now_ms));
-    stub_answer(1, 404, "{}");
+    stub_answer(1, 404, NOT_FOUND);
     assert_null(accounts_stale(accounts, "HL1", now_ms));
 }
 
@@ -406,7 +460,7 @@ static void test_stale_is_not_for_refusals(void **state) {
     now_ms += FRESH_MS;
     learn(401, "{}");
     check(0, ACCOUNTS_DENIED, "");
-    learn(404, "{}");
+    learn(404, NOT_FOUND);
     check(0, ACCOUNTS_MISSING, "");
     now_ms += MISSING_MS;
     learn(0, NULL);
@@ -415,7 +469,7 @@ static void test_stale_is_not_for_refusals(void **state) {
 
 static void test_missing_for_30_s(void **state) {
     (void)state;
-    learn(404, "{}");
+    learn(404, NOT_FOUND);
     now_ms += MISSING_MS - 1;
     assert_string_equal(remembered("HL1"), "(missing)");
     now_ms += 1;
@@ -456,7 +510,7 @@ static void test_others_do_not_join(void **state) {
     stub_answer(1, 200, "{\"nickname\":\"Two\"}");
     check_waits(0);
     check(1, ACCOUNTS_FOUND, "Two");
-    stub_answer(0, 404, "{}");
+    stub_answer(0, 404, NOT_FOUND);
     check(0, ACCOUNTS_MISSING, "");
     check_waits(2);
 }
@@ -766,6 +820,8 @@ int main(void) {
         TEST(test_answers),
         TEST(test_details),
         TEST(test_failures_do_not_flood_the_log),
+        TEST(test_requests_that_cannot_begin),
+        TEST(test_refusals_are_logged),
         TEST(test_fresh_for_300_s),
         TEST(test_known_since_the_answer),
         TEST(test_stale_for_an_hour),

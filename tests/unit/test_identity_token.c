@@ -310,9 +310,10 @@ static const struct {
     enum identity_status result;
     const char *error;
 } lookups[] = {
-    {404, "{}", IDENTITY_REFUSED, ERROR_ACCOUNT},
+    {404, "{\"errorMessage\":\"\"}", IDENTITY_REFUSED, ERROR_ACCOUNT},
     {404, "{\"errorMessage\":\"no HL1\"}", IDENTITY_REFUSED, ERROR_ACCOUNT ": no HL1"},
-    {404, "<html>", IDENTITY_REFUSED, ERROR_ACCOUNT},
+    {404, "{}", IDENTITY_UNAVAILABLE, ERROR_DOWN},
+    {404, "<html>", IDENTITY_UNAVAILABLE, ERROR_DOWN},
     {401, "{\"errorMessage\":\"revoked\"}", IDENTITY_REFUSED, ERROR_TOKEN ": revoked"},
     {403, "{}", IDENTITY_REFUSED, ERROR_TOKEN},
     {400, "{\"errorMessage\":\"odd\"}", IDENTITY_UNAVAILABLE, ERROR_DOWN},

@@ -30,7 +30,7 @@ enum { NOW = 1700000000 };
 #define TEXT_16  "0123456789abcdef"
 #define TEXT_128 TEXT_16 TEXT_16 TEXT_16 TEXT_16 TEXT_16 TEXT_16 TEXT_16 TEXT_16
 
-static EVP_PKEY *key, *other_key;
+static EVP_PKEY *key, *other_key, *third_key;
 static struct keyring ring;  /* key, unnamed */
 static struct keyring named; /* key as "a", other_key as "b" */
 static struct keyring mixed; /* key unnamed, other_key as "b" */
@@ -55,6 +55,7 @@ static int make_rings(void **state) {
     (void)state;
     key = make_key(2048);
     other_key = make_key(2048);
+    third_key = make_key(2048);
     char *a = jwk_of(key, "a"), *b = jwk_of(other_key, "b");
     char *both = text_of("{\"keys\":[%s,%s]}", a, b), *only_b = text_of("{\"keys\":[%s]}", b);
     char *unnamed = jwks_of(key, NULL);
@@ -79,6 +80,7 @@ static int free_rings(void **state) {
     keyring_clear(&set);
     EVP_PKEY_free(key);
     EVP_PKEY_free(other_key);
+    EVP_PKEY_free(third_key);
     return 0;
 }
 
@@ -469,6 +471,7 @@ static const struct {
     {&named, &key, "aa", JWT_UNKNOWN_KEY},
     {&named, &key, NULL, JWT_VALID}, /* names none: each is tried */
     {&named, &other_key, NULL, JWT_VALID},
+    {&named, &third_key, NULL, JWT_UNKNOWN_KEY}, /* the set may have been renewed */
     {&mixed, &key, NULL, JWT_VALID},
     {&mixed, &key, "c", JWT_VALID},
     {&mixed, &other_key, "b", JWT_VALID},
@@ -477,7 +480,7 @@ static const struct {
     {&mixed, &key, "b", JWT_INVALID},
     {&set, &key, NULL, JWT_VALID},
     {&set, &key, "c", JWT_VALID}, /* a stranger: the unnamed ones are tried */
-    {&set, &other_key, NULL, JWT_INVALID},
+    {&set, &other_key, NULL, JWT_UNKNOWN_KEY},
     {&set, &other_key, "c", JWT_UNKNOWN_KEY},
     {&ring, &key, "c", JWT_VALID},
     {&ring, &other_key, NULL, JWT_INVALID},

@@ -359,6 +359,10 @@ static void test_jwks_keys_left_out(void **state) {
         "'kty':'RSA','kid':1,'n':'N','e':'AQAB'",
         "'kty':'RSA','kid':'k','use':'enc','n':'N','e':'AQAB'",
         "'kty':'RSA','kid':'k','use':'SIG','n':'N','e':'AQAB'",
+        "'kty':'RSA','kid':'k','alg':'PS256','n':'N','e':'AQAB'",
+        "'kty':'RSA','kid':'k','alg':'RSA-OAEP','n':'N','e':'AQAB'",
+        "'kty':'RSA','kid':'k','alg':'','n':'N','e':'AQAB'",
+        "'kty':'RSA','kid':'k','alg':1,'n':'N','e':'AQAB'",
         "'kty':'RSA','kid':'k','e':'AQAB'",
         "'kty':'RSA','kid':'k','n':'N'",
         "'kty':'RSA','kid':'k','n':'','e':'AQAB'",
@@ -397,6 +401,8 @@ static void test_jwks_good_forms(void **state) {
         "'kty':'RSA','kid':'k','n':'N','e':'AQAB'",
         "'kty':'RSA','kid':'k','use':'sig','n':'N','e':'AQAB','x5c':['AA'],'x5t':'AA'",
         "'kty':'RSA','kid':'k','key_ops':['verify'],'n':'N','e':'AQAB'",
+        "'kty':'RSA','kid':'k','alg':'RS384','n':'N','e':'AQAB'",
+        "'kty':'RSA','kid':'k','alg':null,'n':'N','e':'AQAB'",
         "'kty':'RSA','kid':'k','n':'N','e':'AAEAAQ'", /* a zero in front */
         "'kty':'RSA','kid':'k','n':'N','e':'Aw'",     /* e = 3 */
     };

@@ -132,6 +132,14 @@ static void test_two_steps(void **state) {
     assert_int_equal(http_stub.count, 2);
 }
 
+static void test_created_is_as_good_as_ok(void **state) {
+    (void)state;
+    assert_true(ask(0));
+    stub_answer(0, 201, REFRESH);
+    stub_answer(1, 201, ACCESS);
+    check(0, PASSWORDS_OK, "access.token.1");
+}
+
 /* What a text holds stays in its string. */
 static void test_bodies_are_escaped(void **state) {
     (void)state;
@@ -197,7 +205,8 @@ static const struct {
     {200, "{\"refreshToken\":{\"value\":1},\"accessToken\":{\"value\":1}}", PASSWORDS_DOWN, ""},
     {200, "{\"refreshToken\":{\"value\":\"x", PASSWORDS_DOWN, ""},
     {200, "{\"value\":\"x\"}", PASSWORDS_DOWN, ""},
-    {201, "{\"refreshToken\":{\"value\":\"x\"},\"accessToken\":{\"value\":\"x\"}}", PASSWORDS_DOWN,
+    {201, "{}", PASSWORDS_DOWN, ""},
+    {202, "{\"refreshToken\":{\"value\":\"x\"},\"accessToken\":{\"value\":\"x\"}}", PASSWORDS_DOWN,
      ""},
 };
 
@@ -231,11 +240,40 @@ static void test_failures_do_not_flood_the_log(void **state) {
         stub_answer(i, 503, "{}");
     }
     assert_true(ask(101));
-    stub_answer(101, 401, "{}"); /* wrong credentials are not worth a line */
+    stub_answer(101, 401, "{}"); /* wrong credentials are no failure */
     const char *logged = log_watch_stop();
     assert_int_equal(log_watch_count("\n"), 2);
     assert_non_null(strstr(logged, "failures=1 "));
     assert_non_null(strstr(logged, "failures=100 "));
+}
+
+/* A wrong URL shows: its refusals are there for whoever looks, a line each 10 s. */
+static void test_refusals_are_logged(void **state) {
+    (void)state;
+    log_watch_start(LOG_LEVEL_INFO);
+    for (size_t i = 0; i < 3; i++) {
+        assert_true(ask(i));
+        stub_answer(i, 404, "{\"errorMessage\":\"no such path\"}");
+    }
+    const char *logged = log_watch_stop();
+    assert_int_equal(log_watch_count("\n"), 1);
+    assert_non_null(strstr(logged, "info passwords step_refused refusals=1 step=login status=404 "
+                                   "error=\"no such path\""));
+}
+
+/* A URL that cannot be used, say: it is said once, and the passwords wait for their deadline. */
+static void test_requests_that_cannot_begin(void **state) {
+    (void)state;
+    http_stub.refuses = true;
+    log_watch_start(LOG_LEVEL_WARN);
+    for (size_t i = 0; i < 3; i++)
+        assert_true(ask(i));
+    const char *logged = log_watch_stop();
+    assert_int_equal(log_watch_count("\n"), 1);
+    assert_non_null(strstr(logged, "warn passwords step_failed "));
+    assert_non_null(strstr(logged, HTTP_CANNOT_START));
+    for (size_t i = 0; i < 3; i++)
+        cancel(i);
 }
 
 /* ---- how many ---- */
@@ -378,10 +416,13 @@ int main(void) {
     const struct CMUnitTest tests[] = {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, start, stop)
         TEST(test_two_steps),
+        TEST(test_created_is_as_good_as_ok),
         TEST(test_bodies_are_escaped),
         TEST(test_more_members_are_no_matter),
         TEST(test_failures_in_either_step),
         TEST(test_failures_do_not_flood_the_log),
+        TEST(test_requests_that_cannot_begin),
+        TEST(test_refusals_are_logged),
         TEST(test_20_in_flight_500_waiting),
         TEST(test_in_order_till_all_are_done),
         TEST(test_cancel_in_each_state),

@@ -13,6 +13,7 @@
 
 #include <cmocka.h>
 
+#include "tests/unit/secret_watch.h"
 #include "ws-broker/proto.h"
 
 enum { MESSAGE_MAX = 40 };
@@ -508,6 +509,55 @@ static void test_close_reasons(void **state) {
     assert_string_equal(proto_close_reason(1000), "");
 }
 
+/* ---- secrets ---- */
+
+#if defined(__SANITIZE_ADDRESS__)
+static void test_secrets_are_wiped(void **state) {
+    (void)state;
+    print_message("[  SKIPPED ] the address sanitizer owns the allocator\n");
+    skip();
+}
+#else
+
+/* Escapes make the parser put a text together piece by piece. A new parser each time: one that has
+ * parsed before may have room enough by that. */
+static void test_secrets_are_wiped(void **state) {
+    static const struct {
+        const char *begin;
+        int filling; /* between the two */
+        const char *end;
+        enum proto_refusal want;
+    } frames[] = {
+        {"{\"action\":\"login\",\"token\":\"CANARY\\u0041", 8000, "\"}", REFUSED_NOT},
+        {"{\"token\":\"CANARY\\u0041", 8000, "\",\"action\":\"login\"}", REFUSED_NOT},
+        {"{\"action\":\"login\",\"username\":\"ann\",\"password\":\"CANARY\\/\\u00e9", 200, "\"}",
+         REFUSED_NOT},
+        {"{\"action\":\"login\",\"token\":\"CANARY\\u0041", 8000, "", MALFORMED}, /* cut */
+        {"{\"action\":\"login\",\"token\":\"CANARY\\u0041", 8000, "\"} more", MALFORMED},
+        {"{\"action\":7,\"token\":\"CANARY\\u0041", 8000, "\"}", MALFORMED},
+    };
+    static char filling[PROTO_TOKEN_MAX], text[PROTO_TOKEN_MAX + 100];
+    (void)state;
+    memset(filling, 'x', sizeof(filling));
+    for (size_t i = 0; i < sizeof(frames) / sizeof(*frames); i++) {
+        struct proto_request request;
+        char error[PROTO_ERROR_MAX];
+        struct proto *fresh = proto_new(MESSAGE_MAX);
+        assert_non_null(fresh);
+        snprintf(text, sizeof(text), "%s%.*s%s", frames[i].begin, frames[i].filling, filling,
+                 frames[i].end);
+        secret_watch_start("CANARY");
+        enum proto_refusal refusal = proto_parse(fresh, text, strlen(text), &request, error);
+        if (refusal == REFUSED_NOT)
+            proto_release(&request);
+        proto_free(fresh);
+        unsigned found = secret_watch_stop();
+        if (found > 0 || refusal != frames[i].want)
+            fail_msg("frame %zu: refusal %d, %u blocks with a secret", i, refusal, found);
+    }
+}
+#endif
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_requests),
@@ -522,6 +572,7 @@ int main(void) {
         cmocka_unit_test(test_replies),
         cmocka_unit_test(test_names),
         cmocka_unit_test(test_close_reasons),
+        cmocka_unit_test(test_secrets_are_wiped),
     };
     return cmocka_run_group_tests(tests, make_proto, free_proto);
 }

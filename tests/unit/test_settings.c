@@ -267,6 +267,120 @@ static void names_are_letters(void **state) {
     }
 }
 
+/* A password in a URL would be printed by --print-config; and an error does not repeat it. */
+static void urls_hold_no_password(void **state) {
+    static const char *const flags[] = {"--jwks-url", "--heavenland-api-url"};
+    static const char *const names[] = {"JWKS_URL", "HEAVENLAND_API_URL"};
+    static const char *const bad[] = {"https://ann:swordfish@id.example/keys",
+                                      "https://swordfish@id.example", "ftp://id.example/swordfish",
+                                      "https://id.example/ swordfish"};
+    (void)state;
+    for (size_t f = 0; f < 2; f++) {
+        char line[128], variable[128];
+        snprintf(line, sizeof(line),
+                 "%s must be http://host[:port]/... or https://host[:port]/... without user and "
+                 "password\n",
+                 names[f]);
+        for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+            snprintf(variable, sizeof(variable), "%s=%s", names[f], bad[i]);
+            LOAD(by_flag, .flags = {flags[f], bad[i]});
+            LOAD(by_environment, .env = {variable});
+            const struct load *loads[] = {&by_flag, &by_environment};
+            for (size_t n = 0; n < 2; n++) {
+                assert_int_equal(loads[n]->result, SETTINGS_BAD);
+                assert_non_null(strstr(loads[n]->err, line));
+                assert_null(strstr(loads[n]->err, "swordfish"));
+                assert_null(strstr(loads[n]->err, "ann"));
+            }
+            settings_deinit(&by_flag.settings);
+            settings_deinit(&by_environment.settings);
+        }
+        LOAD(good, .flags = {flags[f], "https://id.example:8443/keys"});
+        assert_runs(&good);
+        settings_deinit(&good.settings);
+    }
+}
+
+/* A URL that no request can go to stops the start: later it would only look like a service that is
+ * down. */
+static void urls_that_cannot_be_asked(void **state) {
+    static const char *const flags[] = {"--jwks-url", "--heavenland-api-url"};
+    static const char *const good[] = {
+        "http://host",  "http://host:1",       "https://host:65535/a",  "http://127.0.0.1:8081",
+        "http://[::1]", "http://[::1]:8081/a", "http://my_host.x-y/a:b"};
+    static const char *const bad[] = {"http://",
+                                      "http:///x",
+                                      "http://:80/x",
+                                      "http://?x",
+                                      "http://host:/x",
+                                      "http://host:0",
+                                      "http://host:65536",
+                                      "http://host:99999",
+                                      "http://host:8x",
+                                      "http://host:-1",
+                                      "http://host:99999999999999999999",
+                                      "http://[::1",
+                                      "http://::1]",
+                                      "http://[]",
+                                      "http://[::1]8081",
+                                      "http://[::1]:",
+                                      "http://[host]/x",
+                                      "http://[127.0.0.1]",
+                                      "http://[::1]]:80",
+                                      "http://ho%20st",
+                                      "http://host:80:80"};
+
+    (void)state;
+    for (size_t f = 0; f < 2; f++) {
+        for (size_t i = 0; i < sizeof(good) / sizeof(good[0]); i++) {
+            LOAD(load, .flags = {flags[f], good[i]});
+            assert_runs(&load);
+            settings_deinit(&load.settings);
+        }
+        for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+            LOAD(load, .flags = {flags[f], bad[i]});
+            if (load.result != SETTINGS_BAD || !strstr(load.err, " must be http://host"))
+                fail_msg("%s: %s", bad[i], load.err);
+            settings_deinit(&load.settings);
+        }
+    }
+    LOAD(with_query, .flags = {"--jwks-url", "https://id.example?p=1"});
+    assert_runs(&with_query);
+    settings_deinit(&with_query.settings);
+    LOAD(api, .flags = {"--heavenland-api-url", "http://host/api?x=y"});
+    assert_refused(&api,
+                   "ws-broker: HEAVENLAND_API_URL must not have a ?: paths are appended to it");
+}
+
+static void files_are_separated_by_commas(void **state) {
+    static const struct {
+        const char *list, *files[4];
+    } rows[] = {{"a", {"a"}},
+                {"a,b", {"a", "b"}},
+                {"  /a b/c , d  ,e,", {"/a b/c", "d", "e"}},
+                {"a,,b", {"a", "", "b"}},
+                {" ", {""}},
+                {"", {NULL}}};
+    char path[SETTINGS_FILES_MAX + 1], list[2 * sizeof(file_path) + 8];
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        const char *rest = rows[i].list;
+        for (const char *const *file = rows[i].files; *file; file++) {
+            assert_true(settings_next_file(&rest, path));
+            assert_string_equal(path, *file);
+        }
+        assert_false(settings_next_file(&rest, path));
+    }
+    snprintf(list, sizeof(list), " %s , %s ", file_path, file_path);
+    LOAD(good, .flags = {"--jwt-public-key-file", list});
+    assert_runs(&good);
+    settings_deinit(&good.settings);
+    snprintf(list, sizeof(list), "%s, /nonexistent", file_path);
+    LOAD(bad, .flags = {"--jwt-public-key-file", list});
+    assert_refused(&bad, "ws-broker: JWT_PUBLIC_KEY_FILE: /nonexistent: No such file or directory");
+}
+
 static void addresses_and_networks(void **state) {
     LOAD(load, .flags = {"--listen", "unix:/run/b.sock", "--ops-listen", "[::1]:9101",
                          "--trusted-proxies", "10.0.0.0/8"});
@@ -665,6 +779,9 @@ int main(void) {
         cmocka_unit_test(choices_are_words),
         WITH_FILE(secrets_are_kept),
         cmocka_unit_test(names_are_letters),
+        cmocka_unit_test(urls_hold_no_password),
+        cmocka_unit_test(urls_that_cannot_be_asked),
+        WITH_FILE(files_are_separated_by_commas),
         cmocka_unit_test(addresses_and_networks),
         cmocka_unit_test(haproxy_rows_are_checked_and_ignored),
         WITH_FILE(the_stronger_source_wins),
