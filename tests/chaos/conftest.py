@@ -7,8 +7,8 @@ from trial import Trial  # noqa: E402
 
 
 @pytest.fixture
-def chaos(start_stack, record_property):
-    run = Trial(start_stack, record_property)
+def chaos(start_stack, request):
+    run = Trial(start_stack, request.node.user_properties)
     yield run
     run.close()
 

@@ -16,9 +16,9 @@ ANSWER_S = 2.0  # a broker that needs longer for a health check hangs
 class Trial:
     """One run: start(), the fault, end()."""
 
-    def __init__(self, start_stack, record_property):
+    def __init__(self, start_stack, properties):
         self._start_stack = start_stack
-        self._record = record_property
+        self._properties = properties  # of the test, for the table at the end
         self.crowd = None
 
     def start(self, *, clients=100, talkers=20, per_second=1.0, detours=None, **stack):
@@ -82,7 +82,7 @@ class Trial:
             "repeats": int(self.metric("hlchat_log_repeats_total")),
             "health_s": round(self.crowd.slowest_health, 2),
         }
-        self._record("chaos", told)
+        self._properties.append(("chaos", told))
         print(told, dict(self.crowd.errors), dict(self.crowd.closes))
         problems = check(run)
         assert not problems, "\n".join(problems[:20])
