@@ -64,8 +64,7 @@ static int64_t clock_ms(void) {
     return (int64_t)(uv_hrtime() / 1000000);
 }
 
-/* ---- remembering
- * ---------------------------------------------------------------------------------------------- */
+/* ---- remembering ----------------------------------------------------------------------------- */
 
 static struct account *find(struct accounts *accounts, const char *user_id) {
     struct account *account;
@@ -130,9 +129,7 @@ const char *accounts_stale(struct accounts *accounts, const char *user_id, int64
     return account && has_stale(account, now_ms) ? account->nickname : NULL;
 }
 
-/* ---- the queue
- * -----------------------------------------------------------------------------------------------
- */
+/* ---- the queue ------------------------------------------------------------------------------- */
 
 static void enqueue(struct account *account) {
     account->is_queued = true;
@@ -193,8 +190,7 @@ static void start_next(struct accounts *accounts) {
         start(accounts, accounts->queue);
 }
 
-/* ---- the service's answer
- * ------------------------------------------------------------------------------------- */
+/* ---- the service's answer -------------------------------------------------------------------- */
 
 static struct json_object *parse_body(const struct http_answer *answer) {
     struct json_object *root = json_tokener_parse(answer->body);
@@ -341,9 +337,7 @@ static void on_account(void *user, const struct http_answer *http) {
     start_next(accounts);
 }
 
-/* ---- asking
- * ---------------------------------------------------------------------------------------------------
- */
+/* ---- asking ---------------------------------------------------------------------------------- */
 
 struct accounts_wait *accounts_ask(struct accounts *accounts, const char *user_id,
                                    const char *token, accounts_cb callback, void *user) {
@@ -369,9 +363,7 @@ void accounts_cancel(struct accounts *accounts, struct accounts_wait *wait) {
         dequeue(account); /* nobody waits: not asked at all */
 }
 
-/* ---- life
- * -----------------------------------------------------------------------------------------------------
- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 struct accounts *accounts_new(struct http *http, const char *url) {
     struct accounts *accounts = calloc(1, sizeof(*accounts));

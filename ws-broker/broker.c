@@ -118,8 +118,7 @@ static void register_metrics(struct metrics *metrics) {
     metrics_register(metrics, &loop_lag);
 }
 
-/* ---- what comes up from the connections
- * ----------------------------------------------------------------------- */
+/* ---- what comes up from the connections ------------------------------------------------------ */
 
 static struct chat *chat_now(struct broker *broker) {
     broker->chat.time = (struct chat_time){(int64_t)uv_now(&broker->loop), (int64_t)time(NULL)};
@@ -198,8 +197,7 @@ static void close_conn(void *user, struct conn *conn, int code) {
     ws_close(((struct broker *)user)->ws, conn, code);
 }
 
-/* ---- what comes up from the log
- * ------------------------------------------------------------------------------- */
+/* ---- what comes up from the log -------------------------------------------------------------- */
 
 static void on_entry(void *user, const char *json, size_t len) {
     chat_entry(&((struct broker *)user)->chat, json, len);
@@ -226,9 +224,7 @@ static const struct identity_events identity_events = {on_answer, on_pending};
 
 static const struct chatlog_events chatlog_events = {on_entry, on_appended, on_pending};
 
-/* ---- the loop
- * -------------------------------------------------------------------------------------------------
- */
+/* ---- the loop -------------------------------------------------------------------------------- */
 
 static void observe_lag(struct broker *broker) {
     uint64_t now = uv_hrtime(), idle = uv_metrics_idle_time(&broker->loop);
@@ -287,9 +283,7 @@ static void on_tick(uv_timer_t *timer) {
     admission_tick(&broker->admission, now_ms);
 }
 
-/* ---- the end
- * --------------------------------------------------------------------------------------------------
- */
+/* ---- the end --------------------------------------------------------------------------------- */
 
 static void close_handle(void *handle) {
     uv_close(handle, NULL);
@@ -355,8 +349,7 @@ static void on_signal(uv_signal_t *signal, int signum) {
     uv_timer_start(&broker->stop_timer, on_stop_timer, 0, STOP_CHECK_MS);
 }
 
-/* ---- the beginning
- * -------------------------------------------------------------------------------------------- */
+/* ---- the beginning --------------------------------------------------------------------------- */
 
 /* Takes all the descriptors that the system lets us have; returns how many that is. */
 static size_t raise_file_limit(void) {

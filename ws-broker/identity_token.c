@@ -56,8 +56,7 @@ static int64_t now_ms(const struct token_identity *identity) {
     return (int64_t)uv_now(identity->loop);
 }
 
-/* ---- the end of a login
- * --------------------------------------------------------------------------------------- */
+/* ---- the end of a login ---------------------------------------------------------------------- */
 
 static void forget(struct login *login) {
     struct token_identity *identity = login->owner;
@@ -100,9 +99,7 @@ static void refuse(struct login *login, enum identity_status status, const char 
     finish(login, &answer);
 }
 
-/* ---- the steps
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- the steps ------------------------------------------------------------------------------- */
 
 static bool has_room_at_service(const struct token_identity *identity) {
     return identity->at_service < IDENTITY_AT_SERVICE_MAX;
@@ -208,8 +205,7 @@ static void on_password(void *user, const struct passwords_answer *answer) {
         refuse(login, IDENTITY_UNAVAILABLE, ERROR_BUSY, "");
 }
 
-/* ---- the interface
- * -------------------------------------------------------------------------------------------- */
+/* ---- the interface --------------------------------------------------------------------------- */
 
 static struct token_identity *token_identity(struct identity *base) {
     return (struct token_identity *)base;

@@ -41,9 +41,7 @@ struct verifier {
     bool fetch_failed;      /* the last one */
 };
 
-/* ---- PEM files
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- PEM files ------------------------------------------------------------------------------- */
 
 static int load_pem(struct keyring *ring, const char *path) {
     char pem[PEM_MAX + 1], error[KEYRING_ERROR_MAX];
@@ -73,8 +71,7 @@ static int load_pems(struct keyring *ring, const char *list) {
     return CHAT_OK;
 }
 
-/* ---- the key set
- * ---------------------------------------------------------------------------------------------- */
+/* ---- the key set ----------------------------------------------------------------------------- */
 
 static void unpark(struct verifier *verifier) {
     struct verifier_wait *wait, *next;
@@ -146,9 +143,7 @@ void verifier_tick(struct verifier *verifier, int64_t now_ms) {
         fetch_keys(verifier, now_ms);
 }
 
-/* ---- tokens
- * ---------------------------------------------------------------------------------------------------
- */
+/* ---- tokens ---------------------------------------------------------------------------------- */
 
 static void forget(struct verifier *verifier, struct verifier_wait *wait) {
     if (wait->is_parked)
@@ -211,9 +206,7 @@ bool verifier_turn(struct verifier *verifier, int64_t now_ms, int64_t now_s) {
     return verifier->queue != NULL;
 }
 
-/* ---- life
- * -----------------------------------------------------------------------------------------------------
- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 struct verifier *verifier_new(const struct verifier_options *options, int64_t now_ms) {
     struct verifier *verifier = calloc(1, sizeof(*verifier));

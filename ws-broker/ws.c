@@ -59,9 +59,7 @@ static struct ws *ws_of(struct lws *wsi) {
     return lws_context_user(lws_get_context(wsi));
 }
 
-/* ---- closing
- * --------------------------------------------------------------------------------------------------
- */
+/* ---- closing --------------------------------------------------------------------------------- */
 
 static void on_close_timer(uv_timer_t *timer);
 
@@ -113,8 +111,7 @@ void ws_close(struct ws *ws, struct conn *conn, int code) {
     check_closing_in(ws, 0);
 }
 
-/* ---- what the fan-out writes
- * ---------------------------------------------------------------------------------- */
+/* ---- what the fan-out writes ----------------------------------------------------------------- */
 
 static bool sink_is_choked(void *peer) {
     return lws_partial_buffered(session_of(peer)->wsi) != 0;
@@ -160,9 +157,7 @@ void ws_ping(struct conn *conn) {
         cut(session);
 }
 
-/* ---- requests
- * -------------------------------------------------------------------------------------------------
- */
+/* ---- requests -------------------------------------------------------------------------------- */
 
 /* Writes a whole response; the connection is closed after it, for these are few. */
 static void send_answer(struct lws *wsi, const struct endpoint_answer *answer, bool with_body) {
@@ -240,8 +235,7 @@ static bool handle_request(struct lws *wsi, bool is_upgrade, struct address_ip *
     return false;
 }
 
-/* ---- the library's callback
- * ----------------------------------------------------------------------------------- */
+/* ---- the library's callback ------------------------------------------------------------------ */
 
 static void on_established(struct ws *ws, struct lws *wsi, struct session *session) {
     session->wsi = wsi;
@@ -327,9 +321,7 @@ static void on_lws_log(int level, const char *line) {
         log_debug("lws", "warning", log_strn("text", line, len));
 }
 
-/* ---- life
- * -----------------------------------------------------------------------------------------------------
- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 struct ws *ws_new(uv_loop_t *loop, size_t frame_max, const struct ws_events *events, void *user) {
     /* The default keeps every connection in one sorted list: connects get slow with their number.
