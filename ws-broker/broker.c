@@ -8,8 +8,7 @@
  *   at the end of the loop turn, on_turn_end (here):
  *     chatlog_turn ─> on_entry (here) ─> chat_entry ─> history_append
  *                                                  └─> fanout_append (ring: encoded once)
- *     fanout_turn_end ─> ws_sink write ─> lws_write ─> each client's socket: one span of all it
- * misses
+ *     fanout_turn_end ─> ws_sink write ─> lws_write ─> each client's socket: all that it misses
  *
  * A reply goes dispatch_text ─> chat_reply ─> fanout_reply and leaves in the same sequence; a
  * choked client goes on in fanout_writable.
@@ -43,12 +42,10 @@
 
 enum {
     TICK_MS = 1000,
-    FILES_MAX = 1 << 20, /* tables are sized by the file limit; far above it the library falls back
-                            to a small default */
-    FILES_RESERVED = 64, /* for listeners, logs, health checks and the operators' port */
+    FILES_MAX = 1 << 20,   /* the library's tables are sized by the file limit */
+    FILES_RESERVED = 64,   /* for listeners, logs, health checks and the operators' port */
+    FRAME_RATE_FACTOR = 4, /* frames that a connection may send for each message of its user */
     ENTRY_MAX = 256 << 10, /* bytes of the largest message that another broker may have stored */
-    FRAME_RATE_FACTOR =
-        4, /* a connection may send so many times as many frames as its user messages */
     STOP_DEADLINE_MS = 3000,
     STOP_CHECK_MS = 20,
     LOST_PER_STEP = 20, /* clients that are closed every LOST_STEP_MS: 200 a second */
