@@ -104,9 +104,15 @@ void chat_entry(struct chat *chat, const char *json, size_t len, bool is_new) {
         log_error("chat", "entry_too_large", log_int("bytes", (int64_t)len));
 }
 
+/* Nothing from behind the gap: it would look as if there were none. */
+static void stop_broadcasts(void *user, struct conn *conn) {
+    fanout_leave(((struct chat *)user)->fanout, &conn->out);
+}
+
 void chat_lost(struct chat *chat) {
     history_clear(chat->history);
     chat->losses++;
+    conns_each(&chat->conns, stop_broadcasts, chat);
 }
 
 struct close_lost {

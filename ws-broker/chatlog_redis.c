@@ -1,6 +1,7 @@
 #include "ws-broker/chatlog_redis.h"
 
 #include <inttypes.h>
+#include <json-c/json.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -57,7 +58,8 @@ struct append {
     uint64_t begun_ns;
     struct stream_id sent_after; /* the entry is behind this one in the stream */
     struct stream_id stored_as;  /* once it is */
-    bool is_again;               /* it was stored, and a failover has lost it */
+    bool is_again;               /* it was stored, and lost: its sender has had an answer */
+    bool is_marked;              /* it may stand out of order: stored elsewhere before, perhaps */
     int64_t stored_ms;
     size_t len;
     char json[];
@@ -99,6 +101,7 @@ struct redis_log {
     int64_t hold_until_ms;
     uint64_t last_number, last_stored;
     struct redis_server last_server; /* of the connection before */
+    bool has_moved;                  /* this one is to another server, or one that was restarted */
     struct stream_id looked_up_to;
     int64_t wrote_ms; /* when a write of ours last worked */
     int64_t probed_ms;
@@ -107,6 +110,7 @@ struct redis_log {
     struct redis *follow;
     char run_id[64]; /* of the server that was followed last */
     struct seen *seen;
+    struct json_tokener *tokener;
     struct stream_id cursor; /* the newest entry read */
     bool is_asking;          /* a read or an audit is under way */
     bool is_loaded;
@@ -124,10 +128,10 @@ struct redis_log {
 
     /* re-reading from the start */
     bool is_rereading;
-    bool must_reload;     /* entries were lost for certain */
-    bool is_other_server; /* than before: a failover, or a restart */
+    bool must_reload; /* entries were lost for certain */
     struct stream_id first_reread;
     int reread_count;
+    int64_t count_lost_ms; /* when what was missing is counted as lost; 0: nothing is */
 };
 
 static struct metric up[] = {{.name = "hlchat_redis_up",
@@ -400,10 +404,10 @@ static bool send_append(struct redis_log *log, struct append *append) {
         {key, (size_t)key_len},
         {"m", 1},
         {append->json, append->len},
-        {"o", 1}, /* the mark of an entry that is stored again, with the id that it had */
+        {"o", 1}, /* the mark, with the id that it had; 0-0: not known */
         {old_id, strlen(old_id)},
     };
-    size_t count = sizeof(args) / sizeof(*args) - (append->is_again ? 0 : 2);
+    size_t count = sizeof(args) / sizeof(*args) - (append->is_marked ? 0 : 2);
     if (redis_send(log->publish, args, count, REPLY_MS, on_added, log) != CHAT_OK)
         return false;
     append->state = APPEND_SENT;
@@ -433,6 +437,8 @@ static void finish_recovery(struct redis_log *log) {
             settle(log, append, CHAT_OK);
         } else if (append->state == APPEND_UNCERTAIN) {
             append->state = APPEND_QUEUED;
+            /* The server before may have had it, and others may have read it there. */
+            append->is_marked = append->is_marked || log->has_moved;
             retries.value++;
         }
     }
@@ -506,7 +512,8 @@ static void on_fenced(void *user, const struct redis_value *reply) {
 /* Bytes of the old connection may still arrive and be done: it is ended first. */
 static void fence(struct redis_log *log) {
     const struct redis_server *old = &log->last_server, *now = redis_server(log->publish);
-    if (old->client_id[0] && strcmp(old->run_id, now->run_id) == 0)
+    log->has_moved = old->client_id[0] && strcmp(old->run_id, now->run_id) != 0;
+    if (old->client_id[0] && !log->has_moved)
         redis_send_words(log->publish, REPLY_MS, on_fenced, log, "CLIENT", "KILL", "ID",
                          old->client_id, "ADDR", old->client_addr, NULL);
     log->last_server = *now;
@@ -614,8 +621,15 @@ static void count_rate(struct redis_log *log, int entries) {
 
 /* Whether the text can be sent to clients as it is. */
 static bool is_message(const struct redis_log *log, const char *json, size_t len) {
-    return json && len >= 2 && len <= log->options.entry_max && json[0] == '{' &&
-           json[len - 1] == '}' && utf8_is_valid(json, len);
+    if (!json || len > log->options.entry_max || !utf8_is_valid(json, len))
+        return false;
+    json_tokener_reset(log->tokener);
+    struct json_object *root = json_tokener_parse_ex(log->tokener, json, (int)len);
+    bool is_object = json_tokener_get_error(log->tokener) == json_tokener_success &&
+                     json_tokener_get_parse_end(log->tokener) == len &&
+                     json_object_is_type(root, json_type_object);
+    json_object_put(root);
+    return is_object;
 }
 
 static void queue_entry(struct redis_log *log, const char *json, size_t len, bool is_new) {
@@ -702,9 +716,9 @@ static void begin_reread(struct redis_log *log, const char *why, bool must_reloa
     seen_begin(log->seen);
 }
 
-/* After a failover the new master may lack entries that we have stored a moment ago. They are
-   stored again, under the same k, so that who has seen them drops them, and marked, for they are
-   out of order. What others have stored is theirs to store again. */
+/* The stream may lack entries that we have stored a moment ago: a new master that was behind, a
+   FLUSHALL. They are stored again, under the same k, so that who has seen them drops them, and
+   marked, for they are out of order. What others have stored is theirs to store again. */
 static void append_again(struct redis_log *log) {
     struct append *append, *next, *first = log->appends;
     size_t count = 0;
@@ -720,7 +734,7 @@ static void append_again(struct redis_log *log) {
         DL_DELETE(log->recent, append);
         log->recent_count--;
         log->recent_bytes -= append->len;
-        append->is_again = true;
+        append->is_again = append->is_marked = true;
         append->state = APPEND_QUEUED;
         append->give_up_ms = now_ms(log) + GIVE_UP_MS;
         log->append_count++;
@@ -744,18 +758,13 @@ static void append_again(struct redis_log *log) {
 static void end_reread(struct redis_log *log) {
     struct waiting *waiting, *next;
     size_t lost = seen_end(log->seen, log->first_reread);
-    if (lost > (size_t)log->options.log_maxlen)
-        lost = (size_t)log->options.log_maxlen; /* what is older was not in the stream anyway */
     log->is_rereading = false;
     if (lost > 0) {
-        /* Our clients have seen them, and our history keeps them: the log has forgotten, not we. */
-        log_error("chatlog", "entries_lost", log_int("known", (int64_t)lost));
-        lost_entries.value += lost;
+        log_warn("chatlog", "entries_missing", log_int("entries", (int64_t)lost));
+        log->count_lost_ms = now_ms(log) + GIVE_UP_MS;
         begin_epoch(log);
     }
-    if (log->is_other_server)
-        append_again(log);
-    log->is_other_server = false;
+    append_again(log);
     if (log->must_reload) {
         log->must_reload = false;
         log->events->on_lost(log->user);
@@ -954,10 +963,8 @@ static void on_follow_up(void *user) {
         return;
     /* Is the stream still the one we knew? The audit says; a re-reading starts anew. */
     const char *run_id = redis_server(log->follow)->run_id;
-    if (log->is_loaded && strcmp(log->run_id, run_id) != 0) {
-        log->is_other_server = true;
+    if (log->is_loaded && strcmp(log->run_id, run_id) != 0)
         begin_reread(log, "another server, or one that was restarted", false);
-    }
     snprintf(log->run_id, sizeof(log->run_id), "%s", run_id);
     log->audited_ms = 0;
     uv_timer_stop(&log->read_again);
@@ -995,8 +1002,23 @@ static bool redis_turn(struct chatlog *base, size_t max_bytes) {
 
 /* ==== life ==================================================================================== */
 
+/* What was missing and was not stored again by now is lost. Our clients have seen it, and our
+ * history keeps it: the log has forgotten, not we. */
+static void count_lost(struct redis_log *log) {
+    if (log->count_lost_ms == 0 || now_ms(log) < log->count_lost_ms || log->is_rereading)
+        return;
+    size_t lost = seen_take_lost(log->seen);
+    log->count_lost_ms = 0;
+    if (lost > (size_t)log->options.log_maxlen)
+        lost = (size_t)log->options.log_maxlen; /* what is older was not in the stream anyway */
+    lost_entries.value += lost;
+    if (lost > 0)
+        log_error("chatlog", "entries_lost", log_int("entries", (int64_t)lost));
+}
+
 static void on_tick(uv_timer_t *timer) {
     struct redis_log *log = timer->data;
+    count_lost(log);
     expire(log);
     if (log->is_holding && log->can_send && log->in_flight == 0 &&
         now_ms(log) >= log->hold_until_ms) {
@@ -1042,6 +1064,7 @@ static void redis_log_free(struct chatlog *base) {
         forget_recent(log);
     DL_FOREACH_SAFE(log->waiting, waiting, next_waiting) free(waiting);
     seen_free(log->seen);
+    json_tokener_free(log->tokener);
     redis_free(log->publish);
     redis_free(log->follow);
     free(log);
@@ -1085,9 +1108,10 @@ struct chatlog *chatlog_redis_new(const struct chatlog_redis_options *options, u
     snprintf(log->maxlen, sizeof(log->maxlen), "%d", options->log_maxlen);
     log->is_following_well = true;
     log->seen = seen_new(2 * (size_t)options->log_maxlen);
+    log->tokener = json_tokener_new();
     log->publish = redis_new(loop, "publish", options->url, &publish_events, log);
     log->follow = redis_new(loop, "follow", options->url, &follow_events, log);
-    if (!log->seen || !log->publish || !log->follow)
+    if (!log->seen || !log->tokener || !log->publish || !log->follow)
         return NULL; /* the process is about to exit */
     uv_timer_init(loop, &log->tick);
     uv_timer_init(loop, &log->read_again);

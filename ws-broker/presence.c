@@ -15,6 +15,8 @@ enum {
     REFRESH_MS = 10000,
     REPLY_MS = 5000,
     KEY_MAX = 128,
+    SILENT_S =
+        20, /* who has not refreshed for so long is not counted: right again within a lease */
     SOME_MAX = 48,     /* keys or users in one command */
     FORGOTTEN_S = 600, /* a broker that was silent for so long is not asked about any more */
 };
@@ -97,8 +99,9 @@ static void on_brokers(void *user, const struct redis_value *reply) {
 }
 
 static void refresh(struct presence *presence, int64_t now_s) {
-    char now[24], long_ago[24];
+    char now[24], alive[24], long_ago[24];
     snprintf(now, sizeof(now), "%" PRId64, now_s);
+    snprintf(alive, sizeof(alive), "%" PRId64, now_s - SILENT_S);
     snprintf(long_ago, sizeof(long_ago), "%" PRId64, now_s - FORGOTTEN_S);
     if (presence->is_written)
         keep_alive(presence, on_kept_alive);
@@ -108,8 +111,8 @@ static void refresh(struct presence *presence, int64_t now_s) {
                      presence->nonce, NULL);
     redis_send_words(presence->redis, REPLY_MS, NULL, NULL, "ZREMRANGEBYSCORE", presence->brokers,
                      "-inf", long_ago, NULL);
-    redis_send_words(presence->redis, REPLY_MS, on_brokers, presence, "ZRANGE", presence->brokers,
-                     "0", "-1", NULL);
+    redis_send_words(presence->redis, REPLY_MS, on_brokers, presence, "ZRANGEBYSCORE",
+                     presence->brokers, alive, "+inf", NULL);
 }
 
 void presence_tick(struct presence *presence, int64_t now_ms, int64_t now_s) {

@@ -9,7 +9,8 @@
 struct seen_key {
     char key[SEEN_KEY_MAX + 1];
     struct stream_id id;
-    bool is_lost;      /* it has vanished from the log */
+    bool is_missing;   /* it has vanished from the log */
+    bool was_lost;     /* and did not come back */
     unsigned reading;  /* the last one in which it was found */
     UT_hash_handle hh; /* the oldest first */
 };
@@ -49,8 +50,10 @@ void seen_free(struct seen *seen) {
 bool seen_find(struct seen *seen, const char *text) {
     struct seen_key *key;
     HASH_FIND_STR(seen->by_key, text, key);
-    if (key)
+    if (key) {
         key->reading = seen->reading;
+        key->is_missing = false;
+    }
     return key != NULL;
 }
 
@@ -78,11 +81,23 @@ bool seen_is_found(const struct seen *seen, const char *text) {
 }
 
 size_t seen_end(struct seen *seen, struct stream_id first) {
+    size_t missing = 0;
+    for (struct seen_key *key = seen->by_key; key; key = key->hh.next) {
+        if (key->reading == seen->reading || key->was_lost || stream_id_compare(key->id, first) < 0)
+            continue;
+        key->is_missing = true;
+        missing++;
+    }
+    return missing;
+}
+
+size_t seen_take_lost(struct seen *seen) {
     size_t lost = 0;
     for (struct seen_key *key = seen->by_key; key; key = key->hh.next) {
-        if (key->reading == seen->reading || key->is_lost || stream_id_compare(key->id, first) < 0)
+        if (!key->is_missing)
             continue;
-        key->is_lost = true;
+        key->is_missing = false;
+        key->was_lost = true;
         lost++;
     }
     return lost;

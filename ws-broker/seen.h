@@ -37,10 +37,12 @@ void seen_begin(struct seen *seen);
 /** Whether this key was found, or added, since it began. */
 bool seen_is_found(const struct seen *seen, const char *key);
 /**
- * It has ended: how many remembered entries with an id of `first` or later were not found. They
- * stay remembered, for their writer may add them again, and are not counted twice.
+ * It has ended: how many remembered entries with an id of `first` or later were not found, and are
+ * missing from now on. They stay remembered, for their writer may add them again.
  */
 size_t seen_end(struct seen *seen, struct stream_id first);
+/** How many are missing and were not found again since; they are not counted a second time. */
+size_t seen_take_lost(struct seen *seen);
 
 /** < 0, 0, > 0 as a is before, the same as, after b. */
 int stream_id_compare(struct stream_id a, struct stream_id b);
