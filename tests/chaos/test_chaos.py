@@ -46,7 +46,7 @@ def test_kill_a_broker(chaos):
 
 @pytest.mark.long
 def test_users_of_a_killed_broker_are_forgotten(chaos):
-    """Within one lease, 30 s, and the time that the others take to count again, 10 s."""
+    """Within one lease, 30 s."""
     stack, crowd = chaos.start(brokers=2, clients=20, talkers=4)
     here, gone = stack.brokers
     gone.kill()
@@ -55,7 +55,7 @@ def test_users_of_a_killed_broker_are_forgotten(chaos):
     until(
         "the count is right",
         lambda: here.metrics()["hlchat_users_online_all"] == 21,
-        45,
+        32,
         interval=0.2,
     )
     print(f"right again after {now() - since:.1f} s")
@@ -115,6 +115,7 @@ def test_redis_stands_still_for_5_s(chaos):
 
 
 @pytest.mark.long
+@pytest.mark.long
 def test_flushall(chaos):
     stack, crowd = chaos.start()
     crowd.burst()
@@ -125,9 +126,8 @@ def test_flushall(chaos):
 
 @pytest.mark.long
 def test_flushall_before_one_broker_has_read_all(chaos):
-    """Its clients cannot get what the others have; they must be told."""
+    """What they had not read is stored again by who wrote it: everybody gets it, marked."""
     stack, crowd = chaos.start(relays=True)
-    there = int(stack.brokers[2].metrics()["hlchat_connections"])
     crowd.hush()
     chaos.relays[2].hold("down")
     crowd.say(crowd.residents[0], 10)
@@ -136,7 +136,7 @@ def test_flushall_before_one_broker_has_read_all(chaos):
     crowd.say(crowd.residents[0], 1)
     chaos.relays[2].release()
     crowd.talking = True
-    chaos.end(crowd.recovered(since), stayed=len(crowd.members) - there, lost=None)
+    chaos.end(crowd.recovered(since))
 
 
 def readonly(redis):
