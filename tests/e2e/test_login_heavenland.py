@@ -574,8 +574,9 @@ class TestMany:
         assert counts["endpoints"] == {"accounts": 1000}
         assert counts["most_in_flight"]["all"] <= 64
         record_property("worst_delay_ms", round(max(delays) * 1000))  # goes into e2e.xml
-        print(f"1000 logins in {took:.1f} s, worst delay of {len(delays)} messages meanwhile:")
-        print(f"{max(delays) * 1000:.0f} ms")
+        # `make bench` shows this line.
+        worst = f"worst delay of {len(delays)} messages meanwhile: {max(delays) * 1000:.0f} ms"
+        print(f"\n1000 logins in {took:.1f} s, {worst}")
 
     def test_a_flood_of_passwords_does_not_starve_tokens(self, stack, stub):
         stub.faults(login={"end": "hang"})
