@@ -68,7 +68,8 @@ struct append {
 /* An entry that was read and waits to be handed on. */
 struct waiting {
     struct waiting *prev, *next;
-    bool is_new; /* not known from before a re-reading */
+    bool is_new;     /* not known from before a re-reading */
+    bool was_reread; /* came by one */
     size_t len;
     char json[];
 };
@@ -128,7 +129,8 @@ struct redis_log {
 
     /* re-reading from the start */
     bool is_rereading;
-    bool must_reload; /* entries were lost for certain */
+    bool must_reload; /* entries were lost for certain, or handed on in another order */
+    bool has_found_new;
     struct stream_id first_reread;
     int reread_count;
     int64_t count_lost_ms; /* when what was missing is counted as lost; 0: nothing is */
@@ -640,22 +642,25 @@ static void queue_entry(struct redis_log *log, const char *json, size_t len, boo
         return;
     }
     waiting->is_new = is_new;
+    waiting->was_reread = log->is_rereading;
     waiting->len = len;
     memcpy(waiting->json, json, len);
     DL_APPEND(log->waiting, waiting);
     log->waiting_count++;
 }
 
+static void drop_waiting(struct redis_log *log, struct waiting *waiting) {
+    DL_DELETE(log->waiting, waiting);
+    log->waiting_count--;
+    free(waiting);
+}
+
 /* While the log is read again, of what is known only the newest is kept, which the history may
  * need. */
 static void trim_known(struct redis_log *log) {
     while (log->waiting && log->waiting_count > (size_t)log->options.history_limit &&
-           !log->waiting->is_new) {
-        struct waiting *waiting = log->waiting;
-        DL_DELETE(log->waiting, waiting);
-        log->waiting_count--;
-        free(waiting);
-    }
+           !log->waiting->is_new)
+        drop_waiting(log, log->waiting);
 }
 
 static void take_entry(struct redis_log *log, const struct redis_value *entry) {
@@ -680,7 +685,14 @@ static void take_entry(struct redis_log *log, const struct redis_value *entry) {
         id_text(id, own);
         key = own;
     }
-    if (!seen_find(log->seen, key)) {
+    bool is_known = seen_find(log->seen, key);
+    if (log->is_rereading && !field_of(entry, "o", NULL)) {
+        /* Ids that begin anew may be below our cursor: then we have read what is behind an entry
+           before that entry, and others have not. */
+        log->must_reload = log->must_reload || (is_known && log->has_found_new);
+        log->has_found_new = log->has_found_new || !is_known;
+    }
+    if (!is_known) {
         seen_add(log->seen, key, id);
         queue_entry(log, json, len, true);
     } else if (log->is_rereading) {
@@ -713,6 +725,7 @@ static void begin_reread(struct redis_log *log, const char *why, bool must_reloa
     log->has_baseline = false;
     log->cursor = log->first_reread = (struct stream_id){0, 0};
     log->reread_count = 0;
+    log->has_found_new = false;
     seen_begin(log->seen);
 }
 
@@ -767,16 +780,19 @@ static void end_reread(struct redis_log *log) {
     append_again(log);
     if (log->must_reload) {
         log->must_reload = false;
+        log_warn("chatlog", "clients_reload");
+        /* What waited from before comes again among the rest. */
+        DL_FOREACH_SAFE(log->waiting, waiting, next) {
+            if (!waiting->was_reread)
+                drop_waiting(log, waiting);
+        }
         log->events->on_lost(log->user);
         return;
     }
     /* Nobody has missed anything: only what is new is handed on. */
     DL_FOREACH_SAFE(log->waiting, waiting, next) {
-        if (waiting->is_new)
-            continue;
-        DL_DELETE(log->waiting, waiting);
-        log->waiting_count--;
-        free(waiting);
+        if (!waiting->is_new)
+            drop_waiting(log, waiting);
     }
 }
 
@@ -972,6 +988,7 @@ static void on_follow_up(void *user) {
     if (log->is_rereading) {
         log->cursor = log->first_reread = (struct stream_id){0, 0};
         log->reread_count = 0;
+        log->has_found_new = false;
     }
     ask(log);
 }
