@@ -59,6 +59,7 @@ struct append {
     struct stream_id sent_after; /* the entry is behind this one in the stream */
     struct stream_id stored_as;  /* once it is */
     bool is_again;               /* it was stored, and lost: its sender has had an answer */
+    bool was_uncertain;          /* it was sent, and then not found where it should have been */
     bool is_marked;              /* it may stand out of order: stored elsewhere before, perhaps */
     int64_t stored_ms;
     size_t len;
@@ -102,7 +103,6 @@ struct redis_log {
     int64_t hold_until_ms;
     uint64_t last_number, last_stored;
     struct redis_server last_server; /* of the connection before */
-    bool has_moved;                  /* this one is to another server, or one that was restarted */
     struct stream_id looked_up_to;
     int64_t wrote_ms; /* when a write of ours last worked */
     int64_t probed_ms;
@@ -319,6 +319,16 @@ static void settle(struct redis_log *log, struct append *append, int status) {
         log->events->on_appended(log->user, tag, status);
 }
 
+/* What to say of an append that is given up: of one that was uncertain nobody knows for sure. */
+static int failure_of(const struct append *append) {
+    return append->was_uncertain ? CHAT_EUNCERTAIN : CHAT_EUNAVAILABLE;
+}
+
+static void note_stored(struct redis_log *log, const struct append *append) {
+    if (!append->is_again && append->number > log->last_stored)
+        log->last_stored = append->number;
+}
+
 /* What was refused is sent again, unless something behind it was stored meanwhile: then its place
  * is gone. */
 static void judge_refused(struct redis_log *log) {
@@ -326,8 +336,8 @@ static void judge_refused(struct redis_log *log) {
     DL_FOREACH_SAFE(log->appends, append, next) {
         if (append->state != APPEND_REFUSED)
             continue;
-        if (append->number < log->last_stored) {
-            settle(log, append, CHAT_EUNAVAILABLE);
+        if (!append->is_again && append->number < log->last_stored) {
+            settle(log, append, failure_of(append));
         } else {
             append->state = APPEND_QUEUED;
             retries.value++;
@@ -360,8 +370,6 @@ static struct append *find_append(struct redis_log *log, uint64_t number) {
     DL_FOREACH(log->appends, append) {
         if (append->number == number)
             return append;
-        if (append->number > number)
-            break;
     }
     return NULL;
 }
@@ -378,7 +386,7 @@ static void on_added(void *user, const struct redis_value *reply) {
     if (!reply) {
         append->state = APPEND_UNCERTAIN;
     } else if (redis_value_type(reply) == REDIS_TEXT) {
-        log->last_stored = append->number;
+        note_stored(log, append);
         log->wrote_ms = now_ms(log);
         read_id(redis_value_text(reply, NULL), &append->stored_as);
         settle(log, append, CHAT_OK);
@@ -435,12 +443,11 @@ static void finish_recovery(struct redis_log *log) {
     struct append *append, *next;
     DL_FOREACH_SAFE(log->appends, append, next) {
         if (append->state == APPEND_FOUND) {
-            log->last_stored = append->number;
+            note_stored(log, append);
             settle(log, append, CHAT_OK);
         } else if (append->state == APPEND_UNCERTAIN) {
             append->state = APPEND_QUEUED;
-            /* The server before may have had it, and others may have read it there. */
-            append->is_marked = append->is_marked || log->has_moved;
+            append->was_uncertain = true;
             retries.value++;
         }
     }
@@ -514,8 +521,14 @@ static void on_fenced(void *user, const struct redis_value *reply) {
 /* Bytes of the old connection may still arrive and be done: it is ended first. */
 static void fence(struct redis_log *log) {
     const struct redis_server *old = &log->last_server, *now = redis_server(log->publish);
-    log->has_moved = old->client_id[0] && strcmp(old->run_id, now->run_id) != 0;
-    if (old->client_id[0] && !log->has_moved)
+    bool has_moved = old->client_id[0] && strcmp(old->run_id, now->run_id) != 0;
+    struct append *append;
+    /* The server before may have had them, and others may have read them there. */
+    DL_FOREACH(log->appends, append) {
+        if (append->state == APPEND_UNCERTAIN)
+            append->is_marked = append->is_marked || has_moved;
+    }
+    if (old->client_id[0] && !has_moved)
         redis_send_words(log->publish, REPLY_MS, on_fenced, log, "CLIENT", "KILL", "ID",
                          old->client_id, "ADDR", old->client_addr, NULL);
     log->last_server = *now;
@@ -554,7 +567,7 @@ static void expire(struct redis_log *log) {
         if (now_ms(log) < append->give_up_ms)
             continue;
         if (append->state == APPEND_QUEUED || append->state == APPEND_REFUSED)
-            settle(log, append, CHAT_EUNAVAILABLE);
+            settle(log, append, failure_of(append));
         else if (append->state == APPEND_UNCERTAIN)
             settle(log, append, CHAT_EUNCERTAIN);
     }
@@ -715,6 +728,20 @@ static void take_entries(struct redis_log *log, const struct redis_value *entrie
     log->events->on_pending(log->user);
 }
 
+/* From the start, whatever an earlier one that was interrupted has found. */
+static void restart_reread(struct redis_log *log) {
+    struct waiting *waiting, *next;
+    DL_FOREACH_SAFE(log->waiting, waiting, next) {
+        waiting->was_reread = false;
+        if (!waiting->is_new)
+            drop_waiting(log, waiting);
+    }
+    log->cursor = log->first_reread = (struct stream_id){0, 0};
+    log->reread_count = 0;
+    log->has_found_new = false;
+    seen_begin(log->seen);
+}
+
 static void begin_reread(struct redis_log *log, const char *why, bool must_reload) {
     if (log->is_rereading)
         return;
@@ -723,18 +750,20 @@ static void begin_reread(struct redis_log *log, const char *why, bool must_reloa
     log->is_rereading = true;
     log->must_reload = must_reload;
     log->has_baseline = false;
-    log->cursor = log->first_reread = (struct stream_id){0, 0};
-    log->reread_count = 0;
-    log->has_found_new = false;
-    seen_begin(log->seen);
+    restart_reread(log);
 }
 
 /* The stream may lack entries that we have stored a moment ago: a new master that was behind, a
    FLUSHALL. They are stored again, under the same k, so that who has seen them drops them, and
    marked, for they are out of order. What others have stored is theirs to store again. */
 static void append_again(struct redis_log *log) {
-    struct append *append, *next, *first = log->appends;
+    struct append *append, *next, *first;
     size_t count = 0;
+    /* Behind what was sent, for replies come in that order, and in front of what is new. */
+    DL_FOREACH(log->appends, first) {
+        if (first->state == APPEND_QUEUED)
+            break;
+    }
     DL_FOREACH_SAFE(log->recent, append, next) {
         char key[SEEN_KEY_MAX + 1];
         snprintf(key, sizeof(key), "%s-%" PRIu64, log->nonce, append->number);
@@ -752,7 +781,6 @@ static void append_again(struct redis_log *log) {
         append->give_up_ms = now_ms(log) + GIVE_UP_MS;
         log->append_count++;
         log->append_bytes += append->len;
-        /* In front of what is new, in their order. */
         if (first)
             DL_PREPEND_ELEM(log->appends, first, append);
         else
@@ -985,11 +1013,8 @@ static void on_follow_up(void *user) {
     log->audited_ms = 0;
     uv_timer_stop(&log->read_again);
     log->has_baseline = log->has_baseline && !log->is_rereading;
-    if (log->is_rereading) {
-        log->cursor = log->first_reread = (struct stream_id){0, 0};
-        log->reread_count = 0;
-        log->has_found_new = false;
-    }
+    if (log->is_rereading)
+        restart_reread(log);
     ask(log);
 }
 

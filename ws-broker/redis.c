@@ -211,7 +211,7 @@ static uint64_t pause_ms(const struct redis *redis) {
     uint64_t most = (uint64_t)PAUSE_MIN_MS << doublings;
     if (most > PAUSE_MAX_MS)
         most = PAUSE_MAX_MS;
-    return most / 2 + (uint64_t)rand() % (most / 2 + 1);
+    return most / 2 + (uint64_t)uv_hrtime() % (most / 2 + 1);
 }
 
 /* The connection is gone, and every command has been told: a new one comes after a pause. */

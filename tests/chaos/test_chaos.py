@@ -115,7 +115,6 @@ def test_redis_stands_still_for_5_s(chaos):
 
 
 @pytest.mark.long
-@pytest.mark.long
 def test_flushall(chaos):
     stack, crowd = chaos.start()
     crowd.burst()
