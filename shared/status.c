@@ -10,8 +10,6 @@ const char *chat_status_text(int status) {
         return "invalid";
     case CHAT_ERANGE:
         return "too large";
-    case CHAT_EDENIED:
-        return "denied";
     case CHAT_EBUSY:
         return "busy";
     case CHAT_EUNAVAILABLE:

@@ -11,15 +11,14 @@
 enum chat_status {
     CHAT_OK = 0,
     /* The caller's or the peer's fault: it gets an error, the others notice nothing. */
-    CHAT_EINVAL = -1,  /* malformed or out of range */
-    CHAT_ERANGE = -2,  /* larger than a ceiling */
-    CHAT_EDENIED = -3, /* understood and refused */
+    CHAT_EINVAL = -1, /* malformed or out of range */
+    CHAT_ERANGE = -2, /* larger than a ceiling */
     /* Ours or a dependency's: worth another try later. */
-    CHAT_EBUSY = -4,        /* a bounded queue is full */
-    CHAT_EUNAVAILABLE = -5, /* a part we need is down */
-    CHAT_EUNCERTAIN = -6,   /* sent, and the answer never came */
-    CHAT_ENOMEM = -7,
-    CHAT_ESYS = -8, /* a system call failed; errno says which way */
+    CHAT_EBUSY = -3,        /* a bounded queue is full */
+    CHAT_EUNAVAILABLE = -4, /* a part we need is down */
+    CHAT_EUNCERTAIN = -5,   /* sent, and the answer never came */
+    CHAT_ENOMEM = -6,
+    CHAT_ESYS = -7, /* a system call failed; errno says which way */
 };
 
 /** A short constant text for logs, never NULL: "invalid", "too large", "unavailable"... */

@@ -91,6 +91,9 @@ static struct metric refused_connections[] = {
                         .help = "WebSockets refused",
                         .labels = "reason=\"address_rate\""},
 };
+static struct metric clients_here = {.name = "hlchat_clients_logged_in",
+                                     .help = "Clients that receive broadcasts",
+                                     .type = METRIC_GAUGE};
 static struct metric users_here = {.name = "hlchat_users_online",
                                    .help = "Distinct users logged in to this broker",
                                    .type = METRIC_GAUGE};
@@ -116,6 +119,7 @@ static void register_metrics(struct metrics *metrics) {
     chatlog_redis_register_metrics(metrics);
     presence_register_metrics(metrics);
     identity_token_register_metrics(metrics);
+    metrics_register(metrics, &clients_here);
     metrics_register(metrics, &users_here);
     chat_register_metrics(metrics);
     metrics_register(metrics, &received_bytes);
@@ -136,6 +140,7 @@ static bool on_request(void *user, const struct ws_request *request, struct addr
     if (!request->is_get) {
         *answer = endpoint_wrong_method();
     } else if (request->side == WS_OPS) {
+        clients_here.value = fanout_joined(broker->chat.fanout);
         users_here.value = users_online(&broker->chat.users);
         *answer = endpoint_get_ops(request->path, &broker->metrics);
     } else if (!request->is_upgrade) {

@@ -47,9 +47,6 @@ static struct metric replies = {.name = "hlchat_replies_total",
 static struct metric slow_clients = {.name = "hlchat_slow_clients_total",
                                      .help =
                                          "Clients that fell behind the ring and lost their place"};
-static struct metric joined = {.name = "hlchat_clients_logged_in",
-                               .help = "Clients that receive broadcasts",
-                               .type = METRIC_GAUGE};
 static struct metric queued_bytes = {.name = "hlchat_queued_reply_bytes",
                                      .help = "Bytes of replies that wait for their client to read",
                                      .type = METRIC_GAUGE};
@@ -63,7 +60,6 @@ void fanout_register_metrics(struct metrics *metrics) {
     metrics_register(metrics, &sent_bytes);
     metrics_register(metrics, &replies);
     metrics_register(metrics, &slow_clients);
-    metrics_register(metrics, &joined);
     metrics_register(metrics, &queued_bytes);
     metrics_register(metrics, &flush_messages);
 }
@@ -112,7 +108,6 @@ int fanout_join(struct fanout *fanout, struct fanout_client *client) {
     }
     client->_slot = (uint32_t)fanout->count;
     fanout->slots[fanout->count++] = (struct slot){client, ring_head(fanout->ring)};
-    joined.value = fanout->count;
     return CHAT_OK;
 }
 
@@ -123,7 +118,6 @@ void fanout_leave(struct fanout *fanout, struct fanout_client *client) {
     fanout->slots[client->_slot] = last; /* harmless when it is the last itself */
     last.client->_slot = client->_slot;
     client->_slot = NO_SLOT;
-    joined.value = fanout->count;
 }
 
 size_t fanout_joined(const struct fanout *fanout) {

@@ -54,8 +54,8 @@ static bool has_expired(const struct chat *chat, const struct identity_answer *a
 enum proto_refusal handle_identity(struct chat *chat, struct conn *conn,
                                    const struct identity_answer *answer,
                                    char error[PROTO_ERROR_MAX]) {
-    static const struct identity_answer expired = {
-        .status = IDENTITY_REFUSED, .error = "the access token is expired or invalid"};
+    static const struct identity_answer expired = {.status = IDENTITY_REFUSED,
+                                                   .error = IDENTITY_ERROR_TOKEN};
     if (has_expired(chat, answer))
         answer = &expired;
     bool was_guess = conn->is_guess;

@@ -51,10 +51,6 @@ void history_clear(struct history *history) {
     history->count = history->next = 0;
 }
 
-size_t history_count(const struct history *history) {
-    return history->count;
-}
-
 /* The message that is `age` messages older than the newest. */
 static const struct entry *entry_by_age(const struct history *history, size_t age) {
     return &history->entries[(history->next + history->limit - 1 - age) % history->limit];

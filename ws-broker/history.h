@@ -21,9 +21,6 @@ int history_append(struct history *history, const char *json, size_t len);
 /** Forgets all. */
 void history_clear(struct history *history);
 
-/** How many messages are held. */
-size_t history_count(const struct history *history);
-
 /**
  * The reply {"history":[...]}, newest first, with at most `limit` messages after skipping the
  * `offset` newest. It is malloc'ed with `headroom` unused bytes before it; `*len` is the text's

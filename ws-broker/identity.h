@@ -15,6 +15,9 @@
 /** Longest user id, nickname and error, bytes of UTF-8 without the NUL. */
 enum { IDENTITY_ID_MAX = 128, IDENTITY_NICKNAME_MAX = 128, IDENTITY_ERROR_MAX = 200 };
 
+/** What a client is told of a token that is no good, or not any more. */
+#define IDENTITY_ERROR_TOKEN "the access token is expired or invalid"
+
 /** What a client logs in with: a token, or else a username and a password. Borrowed for the call;
  * texts without NUL inside. */
 struct identity_credentials {

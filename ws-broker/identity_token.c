@@ -12,7 +12,6 @@
 #include "ws-broker/passwords.h"
 
 /* What a player is told. Stable: docs/identity.md lists them. */
-#define ERROR_TOKEN        "the access token is expired or invalid"
 #define ERROR_ACCOUNT      "there is no account for this access token"
 #define ERROR_PASSWORD     "invalid credentials"
 #define ERROR_DOWN         "the account service does not answer: try again"
@@ -117,7 +116,7 @@ static void on_account(void *user, const struct accounts_answer *answer) {
         refuse(login, IDENTITY_REFUSED, ERROR_ACCOUNT, answer->detail);
         return;
     case ACCOUNTS_DENIED:
-        refuse(login, IDENTITY_REFUSED, ERROR_TOKEN, answer->detail);
+        refuse(login, IDENTITY_REFUSED, IDENTITY_ERROR_TOKEN, answer->detail);
         return;
     case ACCOUNTS_DOWN:
     case ACCOUNTS_UNKNOWN:
@@ -172,7 +171,7 @@ static void on_verified(void *user, enum verifier_result result, const struct jw
     struct login *login = user;
     login->verifying = NULL;
     if (result == VERIFIER_INVALID) {
-        refuse(login, IDENTITY_REFUSED, ERROR_TOKEN, "");
+        refuse(login, IDENTITY_REFUSED, IDENTITY_ERROR_TOKEN, "");
     } else if (result == VERIFIER_UNAVAILABLE) {
         refuse(login, IDENTITY_UNAVAILABLE, ERROR_DOWN, "");
     } else {

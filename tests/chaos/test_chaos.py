@@ -7,6 +7,7 @@ it alone): from then on recovery is counted.
 import time
 
 import pytest
+from redis_faults import FAULTS
 from stack import until
 from trial import KEY
 
@@ -138,35 +139,8 @@ def test_flushall_before_one_broker_has_read_all(chaos):
     chaos.end(crowd.recovered(since))
 
 
-def readonly(redis):
-    # Of a master that is not there: nothing is copied from it.
-    redis.call("REPLICAOF", "127.0.0.1", 1)
-    yield
-    redis.call("REPLICAOF", "NO", "ONE")
-
-
-def out_of_memory(redis):
-    redis.call("CONFIG", "SET", "maxmemory", 1)
-    yield
-    redis.call("CONFIG", "SET", "maxmemory", 0)
-
-
-def no_auth(redis):
-    with redis.open() as admin:
-        admin.call("CONFIG", "SET", "requirepass", "changed")
-        admin.call("CLIENT", "KILL", "TYPE", "normal")  # or they stay logged in
-        yield
-        admin.call("CONFIG", "SET", "requirepass", "")
-
-
-def wrong_type(redis):
-    redis.transaction(["RENAME", KEY, "aside"], ["SET", KEY, "a string"])
-    yield
-    redis.transaction(["DEL", KEY], ["RENAME", "aside", KEY])
-
-
 @pytest.mark.long
-@pytest.mark.parametrize("fault", [readonly, out_of_memory, no_auth, wrong_type])
+@pytest.mark.parametrize("fault", FAULTS)
 def test_redis_refuses(chaos, fault):
     """For 2 s: less than what a message waits for."""
     stack, crowd = chaos.start()

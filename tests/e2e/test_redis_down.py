@@ -3,10 +3,10 @@
 import time
 
 import pytest
+from redis_faults import FAULTS, KEY, out_of_memory
 from relay import Relay
 from stack import until
 
-KEY = "chat:{main}"
 WAIT_S = 5  # longest that a message waits for the store
 BACK_S = 3  # to publish again once Redis does
 
@@ -78,34 +78,6 @@ def test_killed_and_back(start_stack):
         assert all(broker.metrics()[name] >= 1 for broker in stack.brokers)
 
 
-def readonly(redis):
-    # Of a master that is not there: nothing is copied from it.
-    redis.call("REPLICAOF", "127.0.0.1", 1)
-    yield
-    redis.call("REPLICAOF", "NO", "ONE")
-
-
-def out_of_memory(redis):
-    redis.call("CONFIG", "SET", "maxmemory", 1)
-    yield
-    redis.call("CONFIG", "SET", "maxmemory", 0)
-
-
-def no_auth(redis):
-    with redis.open() as admin:
-        admin.call("CONFIG", "SET", "requirepass", "changed")
-        admin.call("CLIENT", "KILL", "TYPE", "normal")  # or they stay logged in
-        yield
-        admin.call("CONFIG", "SET", "requirepass", "")
-
-
-def wrong_type(redis):
-    redis.transaction(["RENAME", KEY, "aside"], ["SET", KEY, "a string"])
-    yield
-    assert redis.call("GET", KEY) == "a string", "it is not ours to delete"
-    redis.transaction(["DEL", KEY], ["RENAME", "aside", KEY])
-
-
 def refusing_stack(start_stack, fault):
     """A stack, ann and bob who have said one thing, and the fault, begun."""
     stack = start_stack(STORE="redis", haproxy=False, api=False)
@@ -126,15 +98,7 @@ def ends_well(broker, ann, bob, refusing):
     assert broker.metrics()["hlchat_log_lost_entries_total"] == 0
 
 
-@pytest.mark.parametrize(
-    ("fault", "word"),
-    [
-        (readonly, "READONLY"),
-        (out_of_memory, "OOM"),
-        (no_auth, "NOAUTH"),
-        (wrong_type, "WRONGTYPE"),
-    ],
-)
+@pytest.mark.parametrize(("fault", "word"), FAULTS.items())
 def test_redis_refuses_for_a_moment(start_stack, fault, word):
     stack, ann, bob, refusing = refusing_stack(start_stack, fault)
     bob.send("message", message="waits")

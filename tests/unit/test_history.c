@@ -46,7 +46,6 @@ static void check_reply(const struct history *history, uint64_t limit, uint64_t 
 static void test_empty(void **state) {
     struct history *history = history_of(10, 0);
     (void)state;
-    assert_int_equal(history_count(history), 0);
     check_reply(history, 10, 0, 0, 0);
     check_reply(history, 10, 5, 0, 0);
     check_reply(history, 0, 0, 0, 0);
@@ -56,7 +55,6 @@ static void test_empty(void **state) {
 static void test_keeps_none(void **state) {
     struct history *history = history_of(0, 3);
     (void)state;
-    assert_int_equal(history_count(history), 0);
     check_reply(history, 10, 0, 0, 0);
     history_free(history);
 }
@@ -64,7 +62,6 @@ static void test_keeps_none(void **state) {
 static void test_keeps_one(void **state) {
     struct history *history = history_of(1, 3);
     (void)state;
-    assert_int_equal(history_count(history), 1);
     check_reply(history, 10, 0, 3, 3);
     check_reply(history, 10, 1, 0, 0);
     history_free(history);
@@ -99,7 +96,6 @@ static void test_parts(void **state) {
     (void)state;
     for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
         struct history *history = history_of(5, cases[i].count);
-        assert_int_equal(history_count(history), cases[i].count < 5 ? cases[i].count : 5);
         check_reply(history, cases[i].limit, cases[i].offset, cases[i].newest, cases[i].oldest);
         history_free(history);
     }
@@ -114,7 +110,6 @@ static void test_long_run(void **state) {
     srand(3);
     for (int i = 0; i < 1000; i++)
         assert_int_equal(history_append(history, json, (size_t)rand() % sizeof(json)), CHAT_OK);
-    assert_int_equal(history_count(history), 3);
     for (int i = 1; i <= 3; i++)
         assert_int_equal(history_append(history, json, (size_t)i), CHAT_OK);
     size_t len = 0;
