@@ -61,6 +61,7 @@ class Browser:
             options.binary_location = CHROMIUM
             for switch in [*SWITCHES, f"--user-data-dir={profile}"]:
                 options.add_argument(switch)
+            options.accept_insecure_certs = True
             options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
             for program in [CHROMIUM, DRIVER]:
                 assert Path(program).exists(), f"{program} is not there: run make deps"
@@ -101,8 +102,7 @@ class Browser:
         return [m for m in messages if not any(part in m for part in self.expected_console)]
 
     def open(self, stack):
-        host, port = stack.haproxy.address()
-        self.driver.get(f"http://{host}:{port}/")
+        self.driver.get(f"{stack.haproxy.url()}/")
         return self
 
     def reload(self):

@@ -37,6 +37,7 @@ import re
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import tempfile
 import time
@@ -89,13 +90,13 @@ class Response:
         return self.body.decode()
 
 
-def open_socket(address, timeout=10.0):
-    """A connected socket to ("127.0.0.1", port) or to a unix socket's path."""
+def open_socket(address, timeout=10.0, tls=None):
+    """A connected socket to ("127.0.0.1", port) or to a unix socket's path; tls: an SSLContext."""
     if isinstance(address, tuple):
         sock = socket.create_connection(address, timeout)
         # Small writes one after the other would wait for each other's acknowledgement.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return sock
+        return tls.wrap_socket(sock, server_hostname="localhost") if tls else sock
     sock = socket.socket(socket.AF_UNIX)
     sock.settimeout(timeout)
     try:
@@ -106,10 +107,18 @@ def open_socket(address, timeout=10.0):
     return sock
 
 
-def http_request(address, method, path, headers=None, body=None, timeout=10.0):
+def unverified_tls():
+    """For servers whose certificate has signed itself."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def http_request(address, method, path, headers=None, body=None, timeout=10.0, tls=None):
     """One HTTP/1.1 request on a connection of its own."""
     connection = http.client.HTTPConnection("localhost", timeout=timeout)
-    connection.sock = open_socket(address, timeout)
+    connection.sock = open_socket(address, timeout, tls)
     try:
         connection.request(method, path, body, headers or {})
         answer = connection.getresponse()
@@ -130,6 +139,7 @@ class Program:
         self.log_path = stack.folder / f"{name}.log"
         self.ports = {}
         self.relay = None  # on its way to Redis
+        self.tls = None  # an SSLContext, for who connects to it
         self.problems = []  # found while it ran, reported by Stack.close
         self.paused, self.resumed_at = False, 0.0
         self._process = None
@@ -429,10 +439,23 @@ class Broker(Server):
 
 
 class HAProxy(Program):
-    port_names = ("http", "ops")
+    """With a TLS_CERT players come by HTTPS, and the port "http" leads them there."""
 
-    def address(self):
-        return ("127.0.0.1", self.ports["http"].number)
+    def __init__(self, stack, name):
+        super().__init__(stack, name)
+        if "TLS_CERT" in stack.settings:
+            self.tls = unverified_tls()
+
+    @property
+    def port_names(self):
+        return ("http", "https", "ops") if self.tls else ("http", "ops")
+
+    def address(self, name=None):
+        """Where players come to; or that of a port."""
+        return ("127.0.0.1", self.ports[name or ("https" if self.tls else "http")].number)
+
+    def url(self):
+        return "http{}://{}:{}".format("s" if self.tls else "", *self.address())
 
     @staticmethod
     def program():
@@ -481,6 +504,7 @@ class HAProxy(Program):
         return {
             "HTTP_BIND": "127.0.0.1",
             "HTTP_PORT": ports["http"],
+            "HTTPS_PORT": ports.get("https", ""),
             "HAPROXY_OPS_BIND": f"127.0.0.1:{ports['ops']}",
             "PAGE_DIR": REPO / "haproxy" / "page",
             "RUN_DIR": self.stack.folder,
@@ -490,7 +514,7 @@ class HAProxy(Program):
         }
 
     def is_ready(self):
-        status = http_request(self.address(), "GET", "/api").status
+        status = http_request(self.address(), "GET", "/api", tls=self.tls).status
         return status == 200 or not self.stack.api.running
 
 
@@ -611,7 +635,8 @@ class Stack:
 
     def http(self, method, path, headers=None, body=None):
         """One request to HAProxy."""
-        return http_request(self.haproxy.address(), method, path, headers, body)
+        address, tls = self.haproxy.address(), self.haproxy.tls
+        return http_request(address, method, path, headers, body, tls=tls)
 
     def connect(self, token=None, *, direct=False, raw=False, rcvbuf=None, **options):
         """A client on /chat, logged in when a token is given; see client.py for `options`.
@@ -619,8 +644,7 @@ class Stack:
         direct: not through HAProxy; True is the first broker, else the broker to connect to.
         """
         server = self.broker if direct is True else direct or self.haproxy
-        address = server.address()
-        sock = self._socket(address, rcvbuf)
+        sock = self._socket(server, rcvbuf)
         client = (RawClient if raw else Client)(sock, **options)
         self.clients.append(client)
         if token is not None:
@@ -632,14 +656,14 @@ class Stack:
         pairs = zip(tokens, self.brokers, strict=True)
         return [self.connect(token, direct=broker) for token, broker in pairs]
 
-    def _socket(self, address, rcvbuf):
+    def _socket(self, server, rcvbuf):
         if rcvbuf is None:
-            return open_socket(address)
+            return open_socket(server.address(), tls=server.tls)
         # Has to be set before connecting, or the window has been told to the server already.
         sock = socket.socket()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)
         sock.settimeout(10)
-        sock.connect(address)
+        sock.connect(server.address())
         return sock
 
     def close_clients(self):

@@ -79,7 +79,7 @@ OPTIONAL = [
     *(f"API_{i}" for i in range(2, 5)),
     *(f"BROKER_{i}" for i in range(2, 9)),
     *("HTTP_BIND", "HTTP_PORT", "PORT", "HAPROXY_OPS_BIND", "HAPROXY_TRUSTED_PROXIES"),
-    *("API_MAXCONN", "PING_INTERVAL_S"),
+    *("API_MAXCONN", "PING_INTERVAL_S", "TLS_CERT", "HTTPS_PORT", "HSTS_MAX_AGE", "ACME_SERVER"),
 ]
 
 

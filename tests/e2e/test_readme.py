@@ -142,6 +142,7 @@ class TestSettings:
         known = {*printed_config("ws-broker"), *printed_config("api-fcgi")}
         assert set(documented(SETTINGS)) - known == {
             "HTTP_BIND", "HTTP_PORT", "PORT", "HAPROXY_OPS_BIND",
+            "TLS_CERT", "HTTPS_PORT", "HSTS_MAX_AGE", "ACME_SERVER",
         }  # fmt: skip
 
     def test_readme_says_the_same(self):
