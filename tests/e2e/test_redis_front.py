@@ -13,7 +13,11 @@ from urllib.parse import quote
 
 import pytest
 from resp import Connection, RedisError
-from stack import REPO, Program, Redis, until
+from stack import REPO, Program, Redis, Stack, until
+
+# A failover takes about 3 s, and when the Sentinels' first election fails, 12 more.
+FAILOVER_S = 40
+pytestmark = pytest.mark.timeout(180)
 
 CONFIG = REPO / "haproxy" / "redis.cfg"
 DOC = (REPO / "docs" / "redis.md").read_text()
@@ -163,6 +167,7 @@ class Front:
         self.programs = [*self.nodes, *self.sentinels, self.haproxy]
 
     def __enter__(self):
+        Stack.live.append(self)
         for program in self.programs:
             program._pick_ports()
         try:
@@ -170,27 +175,31 @@ class Front:
             master.start()
             replica.config["replicaof"] = "{} {}".format(*master.address())
             replica.start()
-            until("it replicates", lambda: "state=online" in master.call("INFO", "replication"))
+            until("it replicates", lambda: "state=online" in master.call("INFO", "replication"), 30)
             for sentinel in self.sentinels:
                 sentinel.start()
             for sentinel in self.sentinels:
-                until("the Sentinels know all", sentinel.knows_all, 15)
+                until("the Sentinels know all", sentinel.knows_all, 30)
             self.haproxy.start()
-        except BaseException:
+        except BaseException as error:
+            error.add_note("\n".join(f"--- {name}\n{text}" for name, text in self.logs()))
             self.__exit__()
             raise
         return self
 
-    def __exit__(self, kind=None, *_):
-        if kind:
-            for program in self.programs:
-                print(f"--- {program.name}\n{program.log()[-4000:]}")
+    def __exit__(self, *_):
+        Stack.live.remove(self)
         for program in reversed(self.programs):
             if program.running:
                 program.kill()
             for port in program.ports.values():
                 port.release()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    logs = Stack.logs  # conftest.py shows them with a failure
+
+    def close_clients(self):
+        """Those of a test end by themselves."""
 
     def url(self):
         return "redis://:{}@{}:{}".format(quote(PASSWORD, safe=""), *self.haproxy.address())
@@ -213,6 +222,10 @@ class Front:
         except OSError:
             return None
         return next(node for node in self.nodes if node.address()[1] == port)
+
+    def leads_to(self, redis):
+        """A connection that is refused once may be due to a busy machine; a wrong one never is."""
+        return until("some Redis is reached", self.reached) is redis
 
     def can_write(self):
         try:
@@ -254,22 +267,21 @@ class TestMasterDies:
         until("writing works", front.can_write)
         old.kill()
         began = time.monotonic()
-        until("writing works again", front.can_write, 20)
+        until("writing works again", front.can_write, FAILOVER_S)
         gap = time.monotonic() - began
         print(f"kill -9 of the master: writing worked again after {gap:.1f} s")
-        assert gap < 10
-        assert front.reached() is new
+        assert front.leads_to(new)
         # It takes itself for the master until a Sentinel tells it better.
         old.start()
         assert role(old) == "master"
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while role(old) == "master":
             assert time.monotonic() < deadline
-            assert front.reached() is new
-            assert front.can_write()
+            assert front.leads_to(new)
+            until("writing works", front.can_write)
             stats = until("statistics", lambda: suppressed(lambda: old.call("INFO", "all")))
             assert "cmdstat_set" not in stats or "role:master" not in stats
-        assert front.reached() is new
+        assert front.leads_to(new)
         until("it has what was written meanwhile", lambda: old.call("GET", "written") == "1")
 
 
@@ -282,14 +294,29 @@ class TestMasterOutvoted:
             assert connection.call("SET", "before", "1") == "OK"
             old.call("ACL", "SETUSER", "sentinel", "off")
             old.call("CLIENT", "KILL", "USER", "sentinel")
-            until("the connection is cut", lambda: not alive(connection), 20)
-        until("writing works again", front.can_write, 20)
+            until("the connection is cut", lambda: not alive(connection), FAILOVER_S)
+        until("writing works again", front.can_write, FAILOVER_S)
         assert role(old) == "master"
-        assert front.reached() is new
+        assert front.leads_to(new)
 
 
-class TestSentinelsGone:
-    def test_nobody_is_cut_and_nobody_is_let_in(self, front):
+class TestSentinels:
+    def test_late_ones_keep_nobody_out(self, front):
+        master, _ = front.nodes
+        until("there is a master", lambda: front.reached() is master)
+        front.sentinels[0].pause()
+        front.sentinels[1].pause()
+        began = time.monotonic()
+        while True:
+            reached = front.reached()
+            if time.monotonic() - began > 3:
+                break
+            assert reached is master
+        until("two are lost", lambda: front.reached() is None)
+        front.sentinels[0].resume()
+        until("one is back", lambda: front.reached() is master)
+
+    def test_lost_ones_cut_nobody_off_and_let_nobody_in(self, front):
         master, _ = front.nodes
         with until("there is a master", lambda: suppressed(front.open)) as connection:
             front.sentinels[0].kill()
@@ -320,7 +347,7 @@ class TestChat:
             answer = ann.receive(20)
             if "error" not in answer:
                 break
-            assert time.monotonic() - began < 30, answer
+            assert time.monotonic() - began < FAILOVER_S, answer
         gap = time.monotonic() - began
         print(f"kill -9 of the master: chatting worked again after {gap:.1f} s")
         assert answer["message"] == str(number)
