@@ -154,6 +154,12 @@ fuzz: ## fuzz the parsers with clang, FUZZ_SECONDS=30 each
 	        build/fuzz/corpus/$$fuzzer tests/fuzz/seeds/$$fuzzer; \
 	done
 
+# Packaging it -------------------------------------------------------------------------------------------------------
+.PHONY: deb
+deb: ## Debian packages of the last commit, into build/deb (DEBIAN=12 or 13: for another one than this machine's)
+	@shared/scripts/deps.sh deb
+	@shared/scripts/deb.sh $(DEBIAN)
+
 # Helpers ------------------------------------------------------------------------------------------------------------
 .PHONY: deps need-build clean help
 deps: ## install all Debian packages that building, running and testing need

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that a purpose needs: deps.sh [--only-check] build|run|stub|check|test|fuzz ...
+# Installs the Debian packages that a purpose needs: deps.sh [--only-check] build|run|stub|check|test|fuzz|deb|root ...
 # Says what it installs; uses sudo when not root. --only-check installs nothing and fails with one line instead.
 set -euo pipefail
 
@@ -11,6 +11,8 @@ stub=(python3 openssl) # of the account service: make run IDENTITY=heavenland
 check=(libcmocka-dev shellcheck git python3 python3-venv)
 fuzz=(clang libclang-rt-dev)
 tests=(chromium chromium-driver)
+deb=(debhelper dpkg-dev fakeroot lintian git)
+root=(debootstrap debian-archive-keyring systemd-container) # Debian roots: make test-deb
 
 fail() {
     echo "deps: $*" >&2
@@ -35,7 +37,9 @@ for purpose in "$@"; do
     check) wanted+=("${build[@]}" "${check[@]}") ;;
     fuzz) wanted+=("${build[@]}" "${fuzz[@]}") ;;
     test) wanted+=("${build[@]}" "${run[@]}" "${stub[@]}" "${redis[@]}" "${check[@]}" "${tests[@]}") ;;
-    *) fail "unknown purpose '$purpose' (build, run, stub, check, test, fuzz)" ;;
+    deb) wanted+=("${build[@]}" "${deb[@]}") ;;
+    root) wanted+=("${root[@]}") ;;
+    *) fail "unknown purpose '$purpose' (build, run, stub, check, test, fuzz, deb, root)" ;;
     esac
 done
 
