@@ -9,6 +9,7 @@ import http.client
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import socketserver
@@ -80,6 +81,7 @@ OPTIONAL = [
     *(f"BROKER_{i}" for i in range(2, 9)),
     *("HTTP_BIND", "HTTP_PORT", "PORT", "HAPROXY_OPS_BIND", "HAPROXY_TRUSTED_PROXIES"),
     *("API_MAXCONN", "PING_INTERVAL_S", "TLS_CERT", "HTTPS_PORT", "HSTS_MAX_AGE", "ACME_SERVER"),
+    *("API_DNS", "BROKERS_DNS", "DNS_SERVER"),
 ]
 
 
@@ -112,9 +114,17 @@ class TestFile:
             PORT="8081",
             HAPROXY_OPS_BIND="unix@/tmp/ops.sock",
             HAPROXY_TRUSTED_PROXIES="10.0.0.0/8 fd00::/8",
+            API_DNS="api:9000",
+            BROKERS_DNS="ws-broker:9001",
+            DNS_SERVER="127.0.0.1:53",
             API_MAXCONN="30",
             PING_INTERVAL_S="60",
         )
+        assert result.returncode == 0, result.stderr
+
+    def test_names_stand_for_addresses(self):
+        named = {"API_1": "", "API_DNS": "api:9000", "BROKER_1": "", "BROKERS_DNS": "broker:9001"}
+        result = check(**{**REQUIRED, **named})
         assert result.returncode == 0, result.stderr
 
     @pytest.mark.parametrize("name", REQUIRED)
@@ -424,11 +434,11 @@ class StandIn(socketserver.ThreadingTCPServer):
     daemon_threads = True
     allow_reuse_address = True
 
-    def __init__(self, name):
-        super().__init__(("127.0.0.1", 0), StandInConnection)
+    def __init__(self, name, host="127.0.0.1", port=0):
+        super().__init__((host, port), StandInConnection)
         self.name = name
         self.readyz = 200
-        self.address = f"127.0.0.1:{self.server_address[1]}"
+        self.address = f"{host}:{self.server_address[1]}"
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
 
     def stop(self):
@@ -522,6 +532,78 @@ def test_clients_are_spread(start_stack):
             sockets.enter_context(sock)
             names[answer.headers["X-Broker"]] += 1
         assert names == {"a": 4, "b": 4, "c": 4}
+
+
+class Dns:
+    """A DNS server of the test's own, dnsmasq."""
+
+    def __init__(self, folder):
+        self.port = Port()
+        self.address = f"127.0.0.1:{self.port.number}"
+        self._folder = folder
+        self._process = None
+
+    def knows(self, **addresses):
+        """All that it knows from now on: {name: addresses}, of .test."""
+        self.stop()
+        hosts = self._folder / "hosts"
+        lines = [f"{a} {name}.test\n" for name, these in addresses.items() for a in these]
+        hosts.write_text("".join(lines))
+        program = shutil.which("dnsmasq", path=os.environ["PATH"] + ":/usr/sbin:/sbin")
+        assert program, "dnsmasq is not installed: run make deps"
+        options = {"port": self.port.number, "listen-address": "127.0.0.1", "addn-hosts": hosts}
+        options |= {"local": "/test/", "user": "", "pid-file": ""}
+        flags = ["--no-daemon", "--conf-file", "--no-resolv", "--no-hosts", "--bind-interfaces"]
+        with (self._folder / "dnsmasq.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                ["setpriv", "--pdeathsig", "KILL", program, *flags]
+                + [f"--{name}={value}" for name, value in options.items()],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+
+    def stop(self):
+        if self._process:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+
+def test_servers_by_name(start_stack):
+    """Who comes and goes in DNS comes and goes here, without an edit or a reload."""
+    port = Port()
+    hosts = {"a": "127.0.0.1", "b": "127.0.0.2", "c": "127.0.0.3"}
+    with contextlib.ExitStack() as ends:
+        ends.callback(port.release)
+        for name, host in hosts.items():
+            ends.callback(StandIn(name, host, port.number).stop)
+        stack = start_stack(haproxy=False, API_1="", BROKER_1="")
+        dns = Dns(stack.folder)
+        ends.callback(dns.port.release)
+        ends.callback(dns.stop)
+        api = {"api": ["127.0.0.1"]}
+        dns.knows(**api, broker=[hosts["a"], hosts["b"]])
+        stack.settings |= {
+            "API_DNS": f"api.test:{stack.api.address()[1]}",
+            "BROKERS_DNS": f"broker.test:{port.number}",
+            "DNS_SERVER": dns.address,
+        }
+        stack.haproxy.start()
+        assert stack.http("GET", "/api/version").status == 200
+
+        def expect(names):
+            until(f"clients are led to {names}", lambda: led_to(stack) == names, 20)
+
+        expect({"a", "b"})
+        dns.knows(**api, broker=hosts.values())
+        expect({"a", "b", "c"})
+        dns.knows(**api, broker=[hosts["c"]])
+        expect({"c"})
+        # Nobody to ask: all stays as it was.
+        dns.stop()
+        assert led_to(stack) == {"c"}
+        assert stack.http("GET", "/api").status == 200
 
 
 # What reaches a broker ----------------------------------------------------------------------------
