@@ -51,7 +51,8 @@ struct redis {
     int64_t up_ms;     /* since when it is up */
     char told[128];    /* the reason that was logged last */
     struct redis_server server;
-    char why[128]; /* it went down */
+    char version[24]; /* of Redis */
+    char why[128];    /* it went down */
 
     uv_timer_t check; /* deadlines */
     uv_timer_t pause; /* before the next attempt */
@@ -375,6 +376,21 @@ static void copy_field(const char *text, const char *key, char *out, size_t size
     snprintf(out, size, "%.*s", (int)len, at ? at + strlen(key) : "");
 }
 
+static void on_server_info(void *user, const struct redis_value *reply) {
+    struct redis *redis = user;
+    char text[64];
+    if (failed(redis, reply))
+        return;
+    copy_field(redis_value_text(reply, NULL), "redis_version:", redis->version,
+               sizeof(redis->version));
+    copy_field(redis_value_text(reply, NULL), "run_id:", redis->server.run_id,
+               sizeof(redis->server.run_id));
+    if (strtol(redis->version, NULL, 10) < MAJOR_MIN) {
+        snprintf(text, sizeof(text), "Redis %s is too old: 7.0 is needed", redis->version);
+        redis_drop(redis, text);
+    }
+}
+
 static void on_client_info(void *user, const struct redis_value *reply) {
     struct redis *redis = user;
     if (failed(redis, reply))
@@ -382,24 +398,9 @@ static void on_client_info(void *user, const struct redis_value *reply) {
     const char *text = redis_value_text(reply, NULL);
     copy_field(text, "id=", redis->server.client_id, sizeof(redis->server.client_id));
     copy_field(text, " addr=", redis->server.client_addr, sizeof(redis->server.client_addr));
-}
-
-static void on_server_info(void *user, const struct redis_value *reply) {
-    struct redis *redis = user;
-    char version[24], text[64];
-    if (failed(redis, reply))
-        return;
-    copy_field(redis_value_text(reply, NULL), "redis_version:", version, sizeof(version));
-    copy_field(redis_value_text(reply, NULL), "run_id:", redis->server.run_id,
-               sizeof(redis->server.run_id));
-    if (strtol(version, NULL, 10) < MAJOR_MIN) {
-        snprintf(text, sizeof(text), "Redis %s is too old: 7.0 is needed", version);
-        redis_drop(redis, text);
-        return;
-    }
     redis->is_up = true;
     redis->up_ms = now_ms(redis);
-    log_info("redis", "up", log_str("link", redis->name), log_str("version", version));
+    log_info("redis", "up", log_str("link", redis->name), log_str("version", redis->version));
     redis->events->on_up(redis->user);
 }
 
@@ -414,8 +415,8 @@ static void greet(struct redis *redis) {
     if (url->db != 0)
         say(redis, on_greeting, "SELECT", db, NULL);
     say(redis, on_greeting, "PING", NULL); /* LOADING shows here */
-    say(redis, on_client_info, "CLIENT", "INFO", NULL);
     say(redis, on_server_info, "INFO", "server", NULL);
+    say(redis, on_client_info, "CLIENT", "INFO", NULL); /* which one that is too old may not know */
 }
 
 /* ---- connecting ------------------------------------------------------------------------------ */
