@@ -302,7 +302,7 @@ static void on_tick(uv_timer_t *timer) {
                (int64_t)broker->settings->ping_interval_s * 1000, &overdue, broker);
     identity_tick(broker->chat.identity);
     if (broker->chat.presence)
-        presence_tick(broker->chat.presence, now_ms, (int64_t)time(NULL));
+        presence_tick(broker->chat.presence, now_ms);
     users_tick(&broker->chat.users, &broker->chat.message_rate, now_ms);
     admission_tick(&broker->admission, now_ms);
 }

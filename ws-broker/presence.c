@@ -1,6 +1,5 @@
 #include "ws-broker/presence.h"
 
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,10 +14,9 @@ enum {
     REFRESH_MS = 10000,
     REPLY_MS = 5000,
     KEY_MAX = 128,
-    SILENT_S =
-        20, /* who has not refreshed for so long is not counted: right again within a lease */
-    SOME_MAX = 48,     /* keys or users in one command */
-    FORGOTTEN_S = 600, /* a broker that was silent for so long is not asked about any more */
+    SILENT_S = 20, /* a broker that has not refreshed for so long is taken off the list, and not
+                      counted: right again within a lease */
+    SOME_MAX = 48, /* users in one command */
 };
 
 struct presence {
@@ -77,45 +75,32 @@ static void on_kept_alive(void *user, const struct redis_value *reply) {
         write_all(presence);
 }
 
-static void on_union(void *user, const struct redis_value *reply) {
+static void on_counted(void *user, const struct redis_value *reply) {
     (void)user;
-    if (redis_value_type(reply) == REDIS_LIST)
-        online_all.value = redis_value_count(reply);
+    if (redis_value_type(reply) == REDIS_NUMBER)
+        online_all.value = (uint64_t)redis_value_number(reply);
 }
 
-static void on_brokers(void *user, const struct redis_value *reply) {
-    struct presence *presence = user;
-    char keys[SOME_MAX][KEY_MAX + 32];
-    struct redis_arg args[SOME_MAX + 1] = {word("SUNION")};
-    size_t count = redis_value_count(reply);
-    for (size_t i = 0; i < count && i < SOME_MAX; i++) {
-        snprintf(keys[i], sizeof(keys[i]), "%s%.31s", presence->prefix,
-                 redis_value_text(redis_value_at(reply, i), NULL));
-        args[i + 1] = word(keys[i]);
-    }
-    if (count > 0)
-        redis_send(presence->redis, args, 1 + (count < SOME_MAX ? count : SOME_MAX), REPLY_MS,
-                   on_union, presence);
-}
-
-static void refresh(struct presence *presence, int64_t now_s) {
-    char now[24], alive[24], long_ago[24];
-    snprintf(now, sizeof(now), "%" PRId64, now_s);
-    snprintf(alive, sizeof(alive), "%" PRId64, now_s - SILENT_S);
-    snprintf(long_ago, sizeof(long_ago), "%" PRId64, now_s - FORGOTTEN_S);
+/* One script, so that time is Redis' own, whatever the brokers' clocks say, and only the number
+   comes back. */
+static void refresh(struct presence *presence) {
+    static const char script[] = "local now = redis.call('TIME')[1] "
+                                 "redis.call('ZADD', KEYS[1], now, ARGV[1]) "
+                                 "redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[2]) "
+                                 "local sets = redis.call('ZRANGE', KEYS[1], 0, -1) "
+                                 "for i, name in ipairs(sets) do sets[i] = ARGV[3] .. name end "
+                                 "return #redis.call('SUNION', unpack(sets))";
+    char silent[8];
+    snprintf(silent, sizeof(silent), "%d", SILENT_S);
     if (presence->is_written)
         keep_alive(presence, on_kept_alive);
     else
         write_all(presence);
-    redis_send_words(presence->redis, REPLY_MS, NULL, NULL, "ZADD", presence->brokers, now,
-                     presence->nonce, NULL);
-    redis_send_words(presence->redis, REPLY_MS, NULL, NULL, "ZREMRANGEBYSCORE", presence->brokers,
-                     "-inf", long_ago, NULL);
-    redis_send_words(presence->redis, REPLY_MS, on_brokers, presence, "ZRANGEBYSCORE",
-                     presence->brokers, alive, "+inf", NULL);
+    redis_send_words(presence->redis, REPLY_MS, on_counted, presence, "EVAL", script, "1",
+                     presence->brokers, presence->nonce, silent, presence->prefix, NULL);
 }
 
-void presence_tick(struct presence *presence, int64_t now_ms, int64_t now_s) {
+void presence_tick(struct presence *presence, int64_t now_ms) {
     if (!redis_is_up(presence->redis)) {
         presence->is_written = false; /* and at once when it is back */
         presence->refreshed_ms = 0;
@@ -124,7 +109,7 @@ void presence_tick(struct presence *presence, int64_t now_ms, int64_t now_s) {
     if (presence->refreshed_ms != 0 && now_ms - presence->refreshed_ms < REFRESH_MS)
         return;
     presence->refreshed_ms = now_ms;
-    refresh(presence, now_s);
+    refresh(presence);
 }
 
 static void change(struct presence *presence, const char *command, const char *user_id) {

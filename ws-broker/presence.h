@@ -2,10 +2,10 @@
  * presence.h: who is online, over all brokers.
  *
  * Each broker keeps a set of its users in Redis, chat:{<chat>}:on:<nonce>, which expires 30 s after
- * the broker last said that it lives (every 10 s); chat:{<chat>}:brokers lists the brokers. Who is
- * online is the union of their sets, counted every 10 s. A broker that died is forgotten within a
- * lease. Nothing here is waited for: while Redis is away changes are left out, and the set is
- * written anew when it is back. Loop thread only.
+ * the broker last said that it lives (every 10 s); chat:{<chat>}:brokers lists the brokers by when
+ * that was, by Redis' clock. Who is online is the union of their sets, counted every 10 s. A broker
+ * that died is forgotten within a lease. Nothing here is waited for: while Redis is away changes
+ * are left out, and the set is written anew when it is back. Loop thread only.
  */
 #ifndef HLCHAT_PRESENCE_H
 #define HLCHAT_PRESENCE_H
@@ -32,6 +32,6 @@ void presence_enter(struct presence *presence, const char *user_id);
 void presence_leave(struct presence *presence, const char *user_id);
 
 /** Call about once a second. */
-void presence_tick(struct presence *presence, int64_t now_ms, int64_t now_s);
+void presence_tick(struct presence *presence, int64_t now_ms);
 
 #endif

@@ -62,6 +62,20 @@ class TestUsersOnline:
         )
 
 
+class TestManyBrokers:
+    SETTINGS = {"STORE": "redis", "haproxy": False, "api": False}
+
+    def test_all_are_counted_but_those_that_are_silent(self, stack):
+        now = int(stack.redis.call("TIME")[0])
+        for i in range(300):
+            stack.redis.call("SADD", f"{KEY}:on:other-{i}", f"user {i}", "everywhere")
+            heard_of = now + 60 if i != 7 else now - REFRESH_S - LEASE_S
+            stack.redis.call("ZADD", f"{KEY}:brokers", heard_of, f"other-{i}")
+        stack.connect("ann", direct=True)
+        counted(stack, 301)
+        assert stack.redis.call("ZSCORE", f"{KEY}:brokers", "other-7") is None
+
+
 def sorted_lists(stack):
     return sorted(lists(stack).values(), key=sorted)
 
