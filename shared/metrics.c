@@ -52,6 +52,13 @@ static void write_name(FILE *out, const struct metric *metric, const char *suffi
     fputc(' ', out);
 }
 
+static void write_value(FILE *out, const struct metric *metric) {
+    if (metric->scale > 0)
+        fprintf(out, "%.15g\n", (double)metric->value * metric->scale);
+    else
+        fprintf(out, "%" PRIu64 "\n", metric->value);
+}
+
 static void write_histogram(FILE *out, const struct metric *metric) {
     double scale = metric->scale > 0 ? metric->scale : 1;
     uint64_t total = 0; /* buckets are cumulative */
@@ -89,7 +96,7 @@ char *metrics_text(const struct metrics *metrics, size_t *len) {
             write_histogram(out, metric);
         } else {
             write_name(out, metric, "", "");
-            fprintf(out, "%" PRIu64 "\n", metric->value);
+            write_value(out, metric);
         }
     }
     if (fclose(out) != 0) {

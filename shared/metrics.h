@@ -29,7 +29,7 @@ struct metric {
     uint64_t bounds[METRIC_BUCKETS_MAX];
     uint64_t counts[METRIC_BUCKETS_MAX + 1];
     uint64_t sum;
-    double scale; /* what one unit of bounds and sum is in base units (1e-6: microseconds to
+    double scale; /* what one unit of value, bounds and sum is in base units (1e-6: microseconds to
                      seconds); 0 = 1 */
     struct metric *_next;
 };

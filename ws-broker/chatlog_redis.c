@@ -27,6 +27,7 @@ enum {
     AUDIT_COUNT = 1000,
     BUSY_RATE = 200,   /* entries per second from which reading is slowed down a little, */
     BUSY_PAUSE_MS = 5, /* by this, which halves what Redis spends on us */
+    ERROR_PAUSE_MS = 500,
     PROBE_MS = 1000,
     RECENT_MS =
         15000, /* what we have stored since then is kept, to be stored again after a failover */
@@ -87,8 +88,10 @@ struct redis_log {
     uv_timer_t read_again; /* runs while reading pauses */
     bool is_stopped;
 
-    char epoch[EPOCH_MAX]; /* the stream's, as last read; "": not known yet */
-    unsigned epochs_begun;
+    char epoch[EPOCH_MAX]; /* of what we have read; "": not known yet */
+    bool is_epoch_over;    /* the stream has lost entries since */
+    bool must_ask_epoch;
+    unsigned epochs_known;
 
     /* publishing */
     struct redis *publish;
@@ -119,6 +122,8 @@ struct redis_log {
     int64_t audited_ms;
     struct waiting *waiting;
     size_t waiting_count;
+    int64_t read_ms;      /* when Redis last told what there is */
+    uint64_t read_age_ms; /* how old the newest of it was */
     int64_t rate_second;
     int rate_count, rate;
 
@@ -180,8 +185,9 @@ static struct metric resets = {.name = "hlchat_log_resets_total",
 static struct metric bad_entries = {.name = "hlchat_log_bad_entries_total",
                                     .help = "Entries that were no messages and were skipped"};
 static struct metric lag = {.name = "hlchat_log_lag_seconds",
-                            .help = "Age of the newest entry when it was read, by Redis' clock",
-                            .type = METRIC_GAUGE};
+                            .help = "How far behind the log this broker is",
+                            .type = METRIC_GAUGE,
+                            .scale = 1e-3};
 
 void chatlog_redis_register_metrics(struct metrics *metrics) {
     metrics_register(metrics, &up[0]);
@@ -237,36 +243,36 @@ static bool is_one_server(struct redis_log *log) {
 /* ==== the epoch =============================================================================== */
 
 /* A name for one unbroken history of the stream: within it ids only grow and nothing vanishes. It
-   changes when the stream has lost entries, by whichever broker is the first to say so. */
+   changes when the stream has lost entries, by whichever broker is the first to say so: the others
+   have the old one in mind until they have read the stream again, and find that it has changed. */
 
 static void on_epoch(void *user, const struct redis_value *reply) {
     struct redis_log *log = user;
     const char *epoch = redis_value_text(reply, NULL);
-    if (redis_value_type(reply) != REDIS_TEXT || strcmp(log->epoch, epoch) == 0)
+    if (redis_value_type(reply) != REDIS_TEXT) {
+        log->must_ask_epoch = true;
+        return;
+    }
+    if (strcmp(log->epoch, epoch) == 0)
         return;
     log_info("chatlog", "epoch", log_str("name", epoch));
     snprintf(log->epoch, sizeof(log->epoch), "%s", epoch);
+    log->is_epoch_over = false;
+    log->epochs_known++;
 }
 
-static void next_epoch(struct redis_log *log, char out[EPOCH_MAX]) {
-    snprintf(out, EPOCH_MAX, "%s-%u", log->nonce, ++log->epochs_begun);
-}
-
-static void read_epoch(struct redis_log *log) {
-    char first[EPOCH_MAX];
-    next_epoch(log, first);
-    redis_send_words(log->publish, REPLY_MS, NULL, NULL, "SET", log->epoch_key, first, "NX", NULL);
-    redis_send_words(log->publish, REPLY_MS, on_epoch, log, "GET", log->epoch_key, NULL);
-}
-
-static void begin_epoch(struct redis_log *log) {
+/* Which one is it now? Begins one if there is none, or if it still is the one that is over. */
+static void ask_epoch(struct redis_log *log) {
     static const char script[] = "local now = redis.call('GET', KEYS[1]) "
                                  "if now and now ~= ARGV[1] then return now end "
                                  "redis.call('SET', KEYS[1], ARGV[2]) return ARGV[2]";
     char next[EPOCH_MAX];
-    next_epoch(log, next);
-    redis_send_words(log->publish, REPLY_MS, on_epoch, log, "EVAL", script, "1", log->epoch_key,
-                     log->epoch, next, NULL);
+    if (!log->must_ask_epoch || !log->can_send)
+        return;
+    snprintf(next, sizeof(next), "%s-%u", log->nonce, log->epochs_known + 1);
+    log->must_ask_epoch =
+        redis_send_words(log->publish, REPLY_MS, on_epoch, log, "EVAL", script, "1", log->epoch_key,
+                         log->is_epoch_over ? log->epoch : "", next, NULL) != CHAT_OK;
 }
 
 /* ==== publishing ============================================================================== */
@@ -541,7 +547,6 @@ static void on_publish_up(void *user) {
     if (!is_one_server(log))
         return;
     fence(log);
-    read_epoch(log);
     DL_FOREACH(log->appends, append) if (append->state == APPEND_UNCERTAIN) break;
     if (append) {
         log->looked_up_to = append->sent_after;
@@ -588,6 +593,7 @@ static void probe(struct redis_log *log) {
     log->probed_ms = now_ms(log);
     redis_send_words(log->publish, REPLY_MS, on_probed, log, "SET", log->probe_key, "1", "PX",
                      "10000", NULL);
+    ask_epoch(log);
 }
 
 static int redis_append(struct chatlog *base, const char *json, size_t len, uint64_t tag) {
@@ -647,19 +653,17 @@ static bool is_message(const struct redis_log *log, const char *json, size_t len
     return is_object;
 }
 
-static void queue_entry(struct redis_log *log, const char *json, size_t len, bool is_new) {
+static int queue_entry(struct redis_log *log, const char *json, size_t len, bool is_new) {
     struct waiting *waiting = malloc(sizeof(*waiting) + len);
-    if (!waiting) {
-        log_error("chatlog", "no_memory");
-        log->must_reload = true; /* it comes again */
-        return;
-    }
+    if (!waiting)
+        return CHAT_ENOMEM;
     waiting->is_new = is_new;
     waiting->was_reread = log->is_rereading;
     waiting->len = len;
     memcpy(waiting->json, json, len);
     DL_APPEND(log->waiting, waiting);
     log->waiting_count++;
+    return CHAT_OK;
 }
 
 static void drop_waiting(struct redis_log *log, struct waiting *waiting) {
@@ -676,20 +680,14 @@ static void trim_known(struct redis_log *log) {
         drop_waiting(log, log->waiting);
 }
 
-static void take_entry(struct redis_log *log, const struct redis_value *entry) {
-    struct stream_id id;
+/* What it has to give is queued, or CHAT_ENOMEM: then nothing has happened. */
+static int take_message(struct redis_log *log, const struct redis_value *entry,
+                        struct stream_id id) {
     size_t len = 0;
-    if (!read_id(redis_value_text(redis_value_at(entry, 0), NULL), &id))
-        return;
-    log->cursor = id;
-    log->seen_since++;
-    log->reread_count++;
-    if (log->first_reread.ms == 0)
-        log->first_reread = id;
     const char *json = field_of(entry, "m", &len), *key = field_of(entry, "k", NULL);
     if (!is_message(log, json, len) || (key && strlen(key) > SEEN_KEY_MAX)) {
         bad_entries.value++;
-        return;
+        return CHAT_OK;
     }
     /* An older or another writer may leave k out: its id is as good, but does not survive a retry.
      */
@@ -705,27 +703,66 @@ static void take_entry(struct redis_log *log, const struct redis_value *entry) {
         log->must_reload = log->must_reload || (is_known && log->has_found_new);
         log->has_found_new = log->has_found_new || !is_known;
     }
-    if (!is_known) {
-        seen_add(log->seen, key, id);
-        queue_entry(log, json, len, true);
-    } else if (log->is_rereading) {
-        queue_entry(log, json, len, false);
-        trim_known(log);
-    } else {
+    if (is_known && !log->is_rereading) {
         repeats.value++;
+        return CHAT_OK;
     }
+    int status = queue_entry(log, json, len, !is_known);
+    if (status == CHAT_OK && is_known) {
+        trim_known(log);
+    } else if (status == CHAT_OK) {
+        status = seen_add(log->seen, key, id);
+        if (status != CHAT_OK)
+            drop_waiting(log, log->waiting->prev); /* the last */
+    }
+    return status;
 }
 
-static void take_entries(struct redis_log *log, const struct redis_value *entries, size_t from) {
-    size_t count = redis_value_count(entries);
-    for (size_t i = from; i < count; i++)
-        take_entry(log, redis_value_at(entries, i));
-    if (count > from) {
-        uint64_t wall_ms = (uint64_t)time(NULL) * 1000;
-        lag.value = wall_ms > log->cursor.ms ? (wall_ms - log->cursor.ms) / 1000 : 0;
-        count_rate(log, (int)(count - from));
-    }
+static int take_entry(struct redis_log *log, const struct redis_value *entry) {
+    struct stream_id id;
+    if (!read_id(redis_value_text(redis_value_at(entry, 0), NULL), &id))
+        return CHAT_OK;
+    int status = take_message(log, entry, id);
+    if (status != CHAT_OK)
+        return status;
+    log->cursor = id;
+    log->seen_since++;
+    log->reread_count++;
+    if (log->first_reread.ms == 0)
+        log->first_reread = id;
+    return CHAT_OK;
+}
+
+static uint64_t wall_ms(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+/* False: memory ran out. The cursor is where it was then, so the rest comes again. */
+static bool take_entries(struct redis_log *log, const struct redis_value *entries, size_t from) {
+    size_t count = redis_value_count(entries), taken = from;
+    while (taken < count && take_entry(log, redis_value_at(entries, taken)) == CHAT_OK)
+        taken++;
+    uint64_t now = wall_ms();
+    log->read_age_ms = taken > from && now > log->cursor.ms ? now - log->cursor.ms : 0;
+    log->read_ms = now_ms(log);
+    if (taken > from)
+        count_rate(log, (int)(taken - from));
     log->events->on_pending(log->user);
+    log->is_following_well = taken >= count;
+    if (taken < count) {
+        log_error("chatlog", "no_memory",
+                  log_int("entries_to_read_again", (int64_t)(count - taken)));
+        pause_reading(log, ERROR_PAUSE_MS);
+    }
+    return taken >= count;
+}
+
+/* An answer to a read that waits comes within BLOCK_MS; what is older than that is not known. */
+static void tell_lag(const struct redis_log *log) {
+    int64_t silence = now_ms(log) - log->read_ms;
+    lag.value = log->read_age_ms + (silence > 2 * BLOCK_MS ? (uint64_t)silence : 0);
 }
 
 /* From the start, whatever an earlier one that was interrupted has found. */
@@ -803,7 +840,7 @@ static void end_reread(struct redis_log *log) {
     if (lost > 0) {
         log_warn("chatlog", "entries_missing", log_int("entries", (int64_t)lost));
         log->count_lost_ms = now_ms(log) + GIVE_UP_MS;
-        begin_epoch(log);
+        log->is_epoch_over = true;
     }
     append_again(log);
     if (log->must_reload) {
@@ -830,7 +867,7 @@ static void on_follow_error(struct redis_log *log, const struct redis_value *rep
     if (log->is_following_well)
         log_warn("chatlog", "cannot_follow", log_str("error", text));
     log->is_following_well = false;
-    pause_reading(log, 500);
+    pause_reading(log, ERROR_PAUSE_MS);
     if (redis_value_is_error(reply, "UNBLOCKED") || redis_value_is_error(reply, "NOAUTH") ||
         redis_value_is_error(reply, "LOADING") || redis_value_is_error(reply, "MASTERDOWN")) {
         redis_drop(log->follow, text);
@@ -845,6 +882,8 @@ static void reached_end(struct redis_log *log) {
     if (!log->is_loaded)
         log_info("chatlog", "loaded", log_int("entries", log->seen_since));
     log->is_loaded = true;
+    log->must_ask_epoch = true;
+    ask_epoch(log);
 }
 
 static void on_read(void *user, const struct redis_value *reply) {
@@ -856,11 +895,11 @@ static void on_read(void *user, const struct redis_value *reply) {
         on_follow_error(log, reply);
         return;
     }
-    log->is_following_well = true;
     /* [[key, [entry, ...]]], or null when there is nothing */
     const struct redis_value *entries = redis_value_at(redis_value_at(reply, 0), 1);
     size_t count = redis_value_count(entries);
-    take_entries(log, entries, 0);
+    if (!take_entries(log, entries, 0))
+        return;
     if (count < READ_COUNT && (!log->is_loaded || log->is_rereading))
         reached_end(log);
     if (log->rate >= BUSY_RATE && count < READ_COUNT)
@@ -941,8 +980,8 @@ static void on_audit_stream(struct redis_log *log, const struct stream_info *inf
         begin_reread(log, "the last entry we have read is not there", false);
         return;
     }
-    take_entries(log, entries, cursor_there ? 1 : 0);
-    if (redis_value_count(entries) < AUDIT_COUNT)
+    if (take_entries(log, entries, cursor_there ? 1 : 0) &&
+        redis_value_count(entries) < AUDIT_COUNT)
         audit_count(log, info);
 }
 
@@ -970,7 +1009,7 @@ static void on_audited(void *user, const struct redis_value *reply) {
         on_follow_error(log, info_reply);
         return;
     }
-    log->is_following_well = true;
+    log->is_following_well = true; /* unless that cannot take what it gives */
     on_audit_stream(log, &info, redis_value_at(reply, 1));
 }
 
@@ -1070,6 +1109,7 @@ static void on_tick(uv_timer_t *timer) {
     if (redis_is_up(log->publish))
         probe(log);
     ask(log);
+    tell_lag(log);
 }
 
 static bool redis_is_loaded(const struct chatlog *base) {
@@ -1149,6 +1189,7 @@ struct chatlog *chatlog_redis_new(const struct chatlog_redis_options *options, u
     snprintf(log->epoch_key, sizeof(log->epoch_key), "chat:{%s}:epoch", options->chat_name);
     snprintf(log->maxlen, sizeof(log->maxlen), "%d", options->log_maxlen);
     log->is_following_well = true;
+    log->read_ms = now_ms(log);
     log->seen = seen_new(2 * (size_t)options->log_maxlen);
     log->tokener = json_tokener_new();
     log->publish = redis_new(loop, "publish", options->url, &publish_events, log);

@@ -19,6 +19,10 @@ def say(client, texts):
     return [client.receive_text() for _ in texts]
 
 
+def resets(broker):
+    return broker.metrics()["hlchat_log_resets_total"]
+
+
 def history_text(client, limit=100):
     client.send("history", limit=limit)
     return client.receive_text()
@@ -258,6 +262,46 @@ def test_a_broker_that_joins_later_has_the_history(start_stack):
     assert say(ann, ["new"]) == [bob.receive_text()]
 
 
+def test_the_epoch_changes_when_the_log_has_lost_entries(start_stack):
+    """And only then, once; everybody knows the same one."""
+    stack = start_stack(**TWO_BROKERS, LOG_MAXLEN=100)
+
+    def epochs_known(broker):
+        return re.findall(r"info chatlog epoch name=(\S+)", broker.log())
+
+    def all_know(*epochs):
+        until(
+            "both know it",
+            lambda: all(epochs_known(broker) == list(epochs) for broker in stack.brokers),
+        )
+        assert stack.redis.call("GET", f"{KEY}:epoch") == epochs[-1]
+
+    def reset(times):
+        for broker in stack.brokers:
+            until("it has read again", lambda b=broker: resets(b) >= times, 10)
+            until("and is ready", broker.is_ready)
+
+    first = until("there is one", lambda: stack.redis.call("GET", f"{KEY}:epoch"))
+    all_know(first)
+    ann = stack.connect("ann")
+    for part in range(5):  # more than the log keeps
+        say(ann, [f"{part} {i}" for i in range(100)])
+    stack.redis.call("CLIENT", "KILL", "TYPE", "normal")
+    stack.redis.kill()
+    stack.redis.start()
+    reset(1)
+    all_know(first)
+    stack.redis.call("DEL", KEY)
+    reset(2)
+    second = until(
+        "it is another", lambda: (now := stack.redis.call("GET", f"{KEY}:epoch")) != first and now
+    )
+    all_know(first, second)
+    late = stack.add_broker()
+    until("who comes late knows the last", lambda: epochs_known(late) == [second])
+    assert [epochs_known(broker) for broker in stack.brokers] == [[first, second]] * 2 + [[second]]
+
+
 def test_chats_of_other_names_are_others(start_stack):
     stack = start_stack(STORE="redis", brokers=0, api=False, haproxy=False)
     ann = stack.connect("ann", direct=stack.add_broker(CHAT_NAME="one"))
@@ -285,11 +329,7 @@ def test_what_is_cleared_is_told(start_stack):
     assert clients[1].receive()["message"] == "before"
     stack.redis.call("FLUSHALL")
     for broker in stack.brokers:
-        until(
-            "it is noticed",
-            lambda broker=broker: broker.metrics()["hlchat_log_resets_total"] == 1,
-            10,
-        )
+        until("it is noticed", lambda broker=broker: resets(broker) == 1, 10)
     (after,) = say(clients[0], ["after"])
     assert clients[1].receive_text() == after
     for client in clients:

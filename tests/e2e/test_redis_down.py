@@ -173,6 +173,24 @@ def test_silence_is_noticed(start_stack):
     ready(stack.broker)
 
 
+def test_the_lag_grows_while_nothing_comes(start_stack):
+    stack = start_stack(STORE="redis", haproxy=False, api=False, relays=True)
+
+    def lag():
+        return stack.broker.metrics()["hlchat_log_lag_seconds"]
+
+    assert lag() < 1
+    began = time.monotonic()
+    stack.broker.relay.hold("down")
+    until("it has not read for some seconds", lambda: lag() > 4)
+    assert lag() < time.monotonic() - began + 2
+    later = lag() + 1
+    until("it goes on", lambda: lag() > later, 3)
+    stack.broker.relay.cut()
+    stack.broker.relay.release()
+    until("it is there again", lambda: lag() < 1)
+
+
 def test_a_host_that_is_not_known(start_stack):
     """Names are looked up without stopping the broker."""
     stack = start_stack(STORE="redis", brokers=0, redis=False, haproxy=False, api=False)

@@ -32,10 +32,16 @@ static void counters_and_gauges(void **state) {
         .name = "hlchat_messages_total", .help = "Messages sent.", .type = METRIC_COUNTER};
     struct metric clients = {
         .name = "hlchat_clients", .help = "Clients \\ now,\nall.", .type = METRIC_GAUGE};
+    struct metric lag = {.name = "hlchat_lag_seconds",
+                         .help = "Lag.",
+                         .type = METRIC_GAUGE,
+                         .value = 1250,
+                         .scale = 1e-3};
 
     (void)state;
     metrics_register(&metrics, &sent);
     metrics_register(&metrics, &clients);
+    metrics_register(&metrics, &lag);
     sent.value = UINT64_MAX;
     clients.value = 3;
     assert_text(&metrics, "# HELP hlchat_messages_total Messages sent.\n"
@@ -43,7 +49,10 @@ static void counters_and_gauges(void **state) {
                           "hlchat_messages_total 18446744073709551615\n"
                           "# HELP hlchat_clients Clients \\\\ now,\\nall.\n"
                           "# TYPE hlchat_clients gauge\n"
-                          "hlchat_clients 3\n");
+                          "hlchat_clients 3\n"
+                          "# HELP hlchat_lag_seconds Lag.\n"
+                          "# TYPE hlchat_lag_seconds gauge\n"
+                          "hlchat_lag_seconds 1.25\n");
 }
 
 static void one_head_for_one_name(void **state) {
