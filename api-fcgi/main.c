@@ -12,6 +12,7 @@
 #include "api-fcgi/server.h"
 #include "shared/listen.h"
 #include "shared/log.h"
+#include "shared/notify.h"
 #include "shared/settings.h"
 #include "shared/version.h"
 
@@ -53,6 +54,7 @@ static int run(const struct settings *settings) {
     address_listen_text(&settings->fcgi_listen, listen_text);
     log_info("api", "ready", log_str("listen", listen_text),
              log_int("threads", settings->fcgi_threads));
+    notify_ready();
 
     wait_for_stop_signal(&signals);
 

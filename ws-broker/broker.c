@@ -24,6 +24,7 @@
 
 #include "shared/log.h"
 #include "shared/metrics.h"
+#include "shared/notify.h"
 #include "shared/settings.h"
 #include "shared/status.h"
 #include "shared/version.h"
@@ -556,6 +557,7 @@ struct broker *broker_new(const struct settings *settings) {
 
 int broker_run(struct broker *broker) {
     log_info("broker", "ready", log_int("max_clients", (int64_t)broker->admission.max_clients));
+    notify_ready();
     broker->turn_ended_ns = uv_hrtime();
     return run_out(broker) == 0 ? 0 : 1;
 }
