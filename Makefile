@@ -36,10 +36,12 @@ objects = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
 SHARED_LIB := $(BUILD)/libshared.a
 API_LIB    := $(BUILD)/libapi.a
 BROKER_LIB := $(BUILD)/libbroker.a
+LOAD_LIB   := $(BUILD)/libload.a
 PROGRAMS   := $(BUILD)/ws-broker $(BUILD)/api-fcgi
 UNIT_TESTS := $(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(wildcard tests/unit/test_*.c))
 FUZZERS    := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
 BENCHES    := $(patsubst tests/bench/%.c,$(BUILD)/bench/%,$(wildcard tests/bench/bench_*.c))
+CHATLOAD   := $(BUILD)/bench/chatload
 
 .PHONY: all
 all: need-build $(PROGRAMS) ## build both programs into build/
@@ -47,7 +49,8 @@ all: need-build $(PROGRAMS) ## build both programs into build/
 $(SHARED_LIB): $(call objects,$(call sources,shared))
 $(API_LIB): $(call objects,$(call sources,api-fcgi))
 $(BROKER_LIB): $(call objects,$(call sources,ws-broker))
-$(SHARED_LIB) $(API_LIB) $(BROKER_LIB):
+$(LOAD_LIB): $(call objects,$(call sources,tests/bench/load))
+$(SHARED_LIB) $(API_LIB) $(BROKER_LIB) $(LOAD_LIB):
 	@rm -f $@
 	$(AR) rcs $@ $^
 
@@ -56,9 +59,12 @@ $(BUILD)/ws-broker: $(call objects,ws-broker/main.c) $(BROKER_LIB) $(SHARED_LIB)
 $(BUILD)/api-fcgi: $(call objects,api-fcgi/main.c) $(API_LIB) $(SHARED_LIB)
 	$(LINK) -o $@ $^ -lfcgi -pthread
 
-$(BUILD)/unit/%: $(BUILD)/obj/tests/unit/%.o $(BROKER_LIB) $(API_LIB) $(SHARED_LIB)
+$(BUILD)/unit/%: $(BUILD)/obj/tests/unit/%.o $(BROKER_LIB) $(API_LIB) $(LOAD_LIB) $(SHARED_LIB)
 	@mkdir -p $(@D)
-	$(LINK) -o $@ $^ -lcmocka $(PKG_LIBS) -lfcgi -pthread
+	$(LINK) -o $@ $^ -lcmocka $(PKG_LIBS) -lfcgi -lm -pthread
+$(CHATLOAD): $(call objects,tests/bench/load/main.c) $(LOAD_LIB) $(SHARED_LIB)
+	@mkdir -p $(@D)
+	$(LINK) -o $@ $^ -lm
 $(BUILD)/bench/%: $(BUILD)/obj/tests/bench/%.o $(BROKER_LIB) $(SHARED_LIB)
 	@mkdir -p $(@D)
 	$(LINK) -o $@ $^ $(PKG_LIBS)
@@ -98,7 +104,7 @@ export HLCHAT_BUILD := $(BUILD)
 .PHONY: test
 test: ## install what is missing, build, run all tests (unit, lint, end-to-end, smoke)
 	@shared/scripts/deps.sh test
-	@+$(MAKE) --no-print-directory --silent all unit-programs $(VENV)/stamp
+	@+$(MAKE) --no-print-directory --silent all unit-programs $(CHATLOAD) $(VENV)/stamp
 	@tests/run.sh lint unit e2e smoke
 
 .PHONY: check
@@ -111,7 +117,7 @@ check: ## the quick part of the tests: unit and lint
 unit: unit-programs ## only the unit tests
 	@tests/run.sh unit
 unit-programs: need-build $(UNIT_TESTS) $(addprefix $(BUILD)/fuzz/,$(FUZZERS))
-e2e: all $(VENV)/stamp ## only the end-to-end tests (PYTEST="-k history" for some)
+e2e: all $(CHATLOAD) $(VENV)/stamp ## only the end-to-end tests (PYTEST="-k history" for some)
 	@tests/run.sh e2e
 chaos: all $(VENV)/stamp ## break one thing after the other under load, about 5 minutes
 	@tests/run.sh chaos

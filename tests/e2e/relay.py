@@ -42,7 +42,7 @@ class Relay:
         self._run(call())
 
     def close(self):
-        self._server.close()
+        self._do(self._server.close)
         self.cut()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
