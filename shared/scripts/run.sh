@@ -125,8 +125,9 @@ end_of() { # name
     wait "${loggers[$1]}" || true
     how="ended with status $status"
     ((status <= 128)) || how="was killed by SIG$(kill -l "$status")"
-    echo "run: $1 $how; its last lines:" >&2
-    cat "$dir/$1.last" >&2
+    # In one write, as the other parts have their word meanwhile.
+    { echo "run: $1 $how; its last lines:" && cat "$dir/$1.last"; } >"$dir/$1.end"
+    cat "$dir/$1.end" >&2
 }
 
 require_all_alive() {
