@@ -10,7 +10,7 @@ redis=(redis-tools)
 stub=(python3 openssl) # of the account service: make run IDENTITY=heavenland
 check=(libcmocka-dev shellcheck git python3 python3-venv)
 fuzz=(clang libclang-rt-dev)
-tests=(chromium chromium-driver dnsmasq-base)
+tests=(chromium chromium-driver dnsmasq-base socat)
 deb=(debhelper dpkg-dev fakeroot lintian git)
 root=(debootstrap debian-archive-keyring systemd-container) # Debian roots: make test-deb
 
