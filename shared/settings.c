@@ -123,6 +123,10 @@ static const struct row rows[] = {
      "seconds between pings; two missed pongs close"},
     {"Timing", "FLUSH_INTERVAL_MS", BROKER, ROW_INT, MEMBER(flush_interval_ms), "0", 0, 1000, NULL,
      "milliseconds messages are collected; 0: sent at once"},
+    {"Timing", "DRAIN_RATE", BROKER, ROW_INT, MEMBER(drain_rate), "200", 1, 100000, NULL,
+     "clients per second that are sent away when it stops"},
+    {"Timing", "DRAIN_DEADLINE_S", BROKER, ROW_INT, MEMBER(drain_deadline_s), "30", 5, 3600, NULL,
+     "seconds after which it stops whoever is left"},
     /* HAProxy reads these three from its environment; here so that one env file can hold them. */
     {"HAProxy", "HTTP_BIND", HAPROXY, ROW_IP, NO_MEMBER, "127.0.0.1", 0, 0, NULL,
      "address players connect to"},

@@ -64,6 +64,8 @@ struct settings {
     int ping_interval_s;
     int max_clients; /* 0 = what the file limit allows */
     int flush_interval_ms;
+    int drain_rate; /* clients per second */
+    int drain_deadline_s;
     int log_level;  /* enum log_level */
     int log_format; /* enum log_format */
 };

@@ -33,6 +33,7 @@
 #include "ws-broker/chatlog_redis.h"
 #include "ws-broker/conn.h"
 #include "ws-broker/dispatch.h"
+#include "ws-broker/drain.h"
 #include "ws-broker/fanout.h"
 #include "ws-broker/forwarded.h"
 #include "ws-broker/http.h"
@@ -47,9 +48,7 @@ enum {
     FILES_RESERVED = 64,   /* for listeners, logs, health checks and the operators' port */
     FRAME_RATE_FACTOR = 4, /* frames that a connection may send for each message of its user */
     ENTRY_MAX = 256 << 10, /* bytes of the largest message that another broker may have stored */
-    STOP_DEADLINE_MS = 3000,
-    STOP_CHECK_MS = 20,
-    LOST_PER_STEP = 20, /* clients that are closed every LOST_STEP_MS: 200 a second */
+    LOST_PER_STEP = 20,    /* clients that are closed every LOST_STEP_MS: 200 a second */
     LOST_STEP_MS = 100,
     EXIT_DEADLINE_MS = 2000, /* for what is left then, such as a look-up that hangs in a thread */
 };
@@ -60,8 +59,9 @@ struct broker {
     uv_check_t turn_end;  /* after the I/O of each loop turn */
     uv_idle_t awake;      /* runs while the loop must not sleep */
     uv_timer_t flush_due; /* FLUSH_INTERVAL_MS */
-    uv_timer_t tick, stop_timer;
-    uv_timer_t lost_timer; /* runs while clients that have lost continuity are closed */
+    uv_timer_t tick;
+    uv_timer_t drain_timer; /* runs from the signal to stop on */
+    uv_timer_t lost_timer;  /* runs while clients that have lost continuity are closed */
     uv_signal_t sigterm, sigint;
     uv_timer_t exit_timer;        /* runs while the loop runs out, without keeping it alive */
     struct listener listeners[2]; /* by enum ws_side */
@@ -71,8 +71,7 @@ struct broker {
     struct chat chat;
     struct metrics metrics;
     uint64_t turn_ended_ns, idle_ns; /* for the loop's lag */
-    uint64_t stop_by_ms;
-    bool stopping;
+    struct drain drain;
 };
 
 static struct metric build_info = {
@@ -125,6 +124,7 @@ static void register_metrics(struct metrics *metrics) {
     chat_register_metrics(metrics);
     metrics_register(metrics, &received_bytes);
     fanout_register_metrics(metrics);
+    drain_register_metrics(metrics);
     metrics_register(metrics, &loop_lag);
 }
 
@@ -145,11 +145,13 @@ static bool on_request(void *user, const struct ws_request *request, struct addr
         users_here.value = users_online(&broker->chat.users);
         *answer = endpoint_get_ops(request->path, &broker->metrics);
     } else if (!request->is_upgrade) {
-        struct endpoint_state state = {.draining = broker->stopping,
+        struct endpoint_state state = {.draining = broker->drain.phase != DRAIN_NOT,
                                        .ready = chatlog_is_ready(broker->chat.log)};
         *answer = endpoint_get(request->path, &state);
     } else if (!endpoint_is_chat(request->path)) {
         *answer = endpoint_not_found();
+    } else if (broker->drain.phase >= DRAIN_CLOSING) {
+        *answer = endpoint_restarting();
     } else {
         *client = forwarded_client(&request->peer, request->forwarded_for,
                                    &broker->settings->trusted_proxies);
@@ -177,8 +179,6 @@ static void on_open(void *user, struct conn *conn) {
     conn->next_ping_ms =
         (int64_t)uv_now(&broker->loop) + (int64_t)broker->settings->ping_interval_s * 1000;
     chat_open(chat_now(broker), conn);
-    if (broker->stopping)
-        ws_close(broker->ws, conn, CLOSE_RESTART);
 }
 
 static void on_text(void *user, struct conn *conn, const char *text, size_t len) {
@@ -338,24 +338,10 @@ static void close_all(struct broker *broker) {
     close_handle(&broker->awake);
     close_handle(&broker->flush_due);
     close_handle(&broker->tick);
-    close_handle(&broker->stop_timer);
+    close_handle(&broker->drain_timer);
     close_handle(&broker->lost_timer);
     close_handle(&broker->sigterm);
     close_handle(&broker->sigint);
-}
-
-static void on_stop_timer(uv_timer_t *timer) {
-    struct broker *broker = timer->data;
-    size_t left = conns_count(&broker->chat.conns);
-    bool settled = left == 0 && chatlog_is_settled(broker->chat.log);
-    if (!settled && uv_now(&broker->loop) < broker->stop_by_ms)
-        return;
-    log_info("broker", "stopped", log_int("clients_cut", (int64_t)left));
-    close_all(broker);
-}
-
-static void say_restart(void *user, struct conn *conn) {
-    ws_close(((struct broker *)user)->ws, conn, CLOSE_RESTART);
 }
 
 static void stop_listening(struct broker *broker) {
@@ -363,21 +349,28 @@ static void stop_listening(struct broker *broker) {
     listener_stop(&broker->listeners[WS_OPS]);
 }
 
+static void on_drain_step(uv_timer_t *timer) {
+    struct broker *broker = timer->data;
+    struct chat *chat = chat_now(broker);
+    size_t more = drain_step(&broker->drain, chat->time.now_ms, conns_count(&chat->conns),
+                             chatlog_is_settled(chat->log));
+    chat_dismiss_some(chat, more, CLOSE_RESTART);
+    if (broker->drain.phase != DRAIN_OVER)
+        return;
+    stop_listening(broker);
+    close_all(broker);
+}
+
 static void on_signal(uv_signal_t *signal, int signum) {
     struct broker *broker = signal->data;
-    if (broker->stopping)
-        return;
-    broker->stopping = true;
-    log_info("broker", "stopping", log_int("signal", signum),
-             log_int("clients", (int64_t)conns_count(&broker->chat.conns)));
-    stop_listening(broker);
-    /* What was accepted into the log goes out before anybody is told to go. */
-    while (chatlog_turn(broker->chat.log, fanout_room(broker->chat.fanout)))
-        fanout_flush(broker->chat.fanout, (int64_t)uv_now(&broker->loop));
-    fanout_flush(broker->chat.fanout, (int64_t)uv_now(&broker->loop));
-    conns_each(&broker->chat.conns, say_restart, broker);
-    broker->stop_by_ms = uv_now(&broker->loop) + STOP_DEADLINE_MS;
-    uv_timer_start(&broker->stop_timer, on_stop_timer, 0, STOP_CHECK_MS);
+    const struct settings *settings = broker->settings;
+    struct drain_options options = {.rate = (size_t)settings->drain_rate,
+                                    .deadline_ms = (int64_t)settings->drain_deadline_s * 1000,
+                                    .may_skip_accept = settings->chat_env == PROFILE_DEV};
+    (void)signum;
+    drain_signal(&broker->drain, &options, (int64_t)uv_now(&broker->loop),
+                 conns_count(&broker->chat.conns));
+    uv_timer_start(&broker->drain_timer, on_drain_step, 0, DRAIN_STEP_MS);
 }
 
 /* ---- the beginning --------------------------------------------------------------------------- */
@@ -494,12 +487,12 @@ static void start_handles(struct broker *broker) {
     uv_idle_init(loop, &broker->awake);
     uv_timer_init(loop, &broker->flush_due);
     uv_timer_init(loop, &broker->tick);
-    uv_timer_init(loop, &broker->stop_timer);
+    uv_timer_init(loop, &broker->drain_timer);
     uv_timer_init(loop, &broker->lost_timer);
     uv_timer_init(loop, &broker->exit_timer);
     uv_signal_init(loop, &broker->sigterm);
     uv_signal_init(loop, &broker->sigint);
-    broker->turn_end.data = broker->tick.data = broker->stop_timer.data = broker;
+    broker->turn_end.data = broker->tick.data = broker->drain_timer.data = broker;
     broker->lost_timer.data = broker;
     broker->sigterm.data = broker->sigint.data = broker;
     uv_check_start(&broker->turn_end, on_turn_end);

@@ -46,6 +46,36 @@ void chat_gone(struct chat *chat, struct conn *conn) {
     conn->user = NULL;
 }
 
+static void close_if_answered(struct chat *chat, struct conn *conn) {
+    if (conn->dismissed && !conn->login_pending && conn->appends == 0)
+        chat->close(chat->user, conn, conn->dismissed);
+}
+
+void chat_dismiss(struct chat *chat, struct conn *conn, int code) {
+    conn->dismissed = (uint16_t)code;
+    close_if_answered(chat, conn);
+}
+
+struct dismiss_some {
+    struct chat *chat;
+    size_t most;
+    int code;
+};
+
+static void dismiss_if_more(void *user, struct conn *conn) {
+    struct dismiss_some *state = user;
+    if (state->most == 0 || conn->dismissed || conn->state == CONN_CLOSING)
+        return;
+    state->most--;
+    chat_dismiss(state->chat, conn, state->code);
+}
+
+void chat_dismiss_some(struct chat *chat, size_t most, int code) {
+    struct dismiss_some state = {chat, most, code};
+    if (most > 0)
+        conns_each(&chat->conns, dismiss_if_more, &state);
+}
+
 void chat_reply(struct chat *chat, struct conn *conn, char *buffer, size_t len) {
     if (!buffer) {
         log_error("chat", "no_memory", log_int("conn", (int64_t)conn->id));
@@ -63,8 +93,9 @@ void chat_refuse(struct chat *chat, struct conn *conn, enum proto_refusal refusa
     size_t len = 0;
     char *reply = proto_error_reply(text, FANOUT_REPLY_HEADROOM, &len);
     chat_reply(chat, conn, reply, len);
-    /* Old clients send keep-alives of their own making: these are told, and forgiven. */
-    if (refusal == REFUSED_UNKNOWN_ACTION && conn->state == CONN_LOGGED_IN)
+    /* Old clients send keep-alives of their own making: these are told, and forgiven. One that is
+     * on its way out has a reason to close already. */
+    if (conn->dismissed || (refusal == REFUSED_UNKNOWN_ACTION && conn->state == CONN_LOGGED_IN))
         return;
     if (conn->login_failures >= chat->login_attempts)
         chat->close(chat->user, conn, CLOSE_LOGIN_ATTEMPTS);
@@ -82,16 +113,22 @@ void chat_identified(struct chat *chat, uint64_t conn_id, const struct identity_
         chat_refuse(chat, conn, refusal, error);
     if (refusal == REFUSED_NOT || refusal == REFUSED_UNAVAILABLE) /* no fault of who logs in */
         conn->errors_in_row = 0;
+    close_if_answered(chat, conn);
 }
 
 void chat_appended(struct chat *chat, uint64_t conn_id, int status) {
-    struct conn *conn = status == CHAT_OK ? NULL : conns_find(&chat->conns, conn_id);
-    if (!conn || conn->state == CONN_CLOSING)
+    struct conn *conn = conns_find(&chat->conns, conn_id);
+    if (!conn)
         return;
-    chat_refuse(chat, conn, REFUSED_UNAVAILABLE,
-                status == CHAT_EUNCERTAIN
-                    ? "not confirmed: the message may still appear, once"
-                    : "the chat is unavailable: the message was not sent, try again");
+    conn->appends--;
+    if (conn->state == CONN_CLOSING)
+        return;
+    if (status != CHAT_OK)
+        chat_refuse(chat, conn, REFUSED_UNAVAILABLE,
+                    status == CHAT_EUNCERTAIN
+                        ? "not confirmed: the message may still appear, once"
+                        : "the chat is unavailable: the message was not sent, try again");
+    close_if_answered(chat, conn);
 }
 
 void chat_entry(struct chat *chat, const char *json, size_t len, bool is_new) {

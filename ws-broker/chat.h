@@ -63,6 +63,12 @@ void chat_open(struct chat *chat, struct conn *conn);
 /** A client has gone, whoever closed: nothing of it is kept. */
 void chat_gone(struct chat *chat, struct conn *conn);
 
+/** Closes the connection with `code` once it has the answers that it waits for (to a login, for
+ * messages that are being stored). Until then whatever it sends is answered by an error. */
+void chat_dismiss(struct chat *chat, struct conn *conn, int code);
+/** Dismisses up to `most` of those that were not yet. */
+void chat_dismiss_some(struct chat *chat, size_t most, int code);
+
 /** Sends {"error":text} and counts it: `refusal` in the metrics, and towards PROTO_ERROR_LIMIT,
  * which closes. */
 void chat_refuse(struct chat *chat, struct conn *conn, enum proto_refusal refusal,

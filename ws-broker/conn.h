@@ -30,6 +30,8 @@ struct conn {
     enum conn_state state;
     bool is_guess;      /* the pending login is counted by admission_guess_begin() */
     bool login_pending; /* its identity is being found out */
+    uint16_t dismissed; /* a close code: it is closed with that once it has its answers; 0: no */
+    uint32_t appends;   /* its messages that are being stored */
     uint8_t pings_unanswered;
     uint16_t errors_in_row;
     uint16_t login_failures;   /* refused by identity before the first login */

@@ -24,6 +24,10 @@ void dispatch_rate_error(char error[PROTO_ERROR_MAX], const char *what, int64_t 
 
 static enum proto_refusal handle(struct chat *chat, struct conn *conn, const char *text, size_t len,
                                  char error[PROTO_ERROR_MAX]) {
+    if (conn->dismissed) {
+        snprintf(error, PROTO_ERROR_MAX, "the server restarts: this was not done, try again");
+        return REFUSED_UNAVAILABLE;
+    }
     int64_t wait_ms = rate_take(&conn->frames, &chat->frame_rate, chat->time.now_ms);
     if (wait_ms > 0) {
         dispatch_rate_error(error, "too many requests", wait_ms);

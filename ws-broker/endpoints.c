@@ -57,6 +57,10 @@ struct endpoint_answer endpoint_wrong_method(void) {
     return json_error(405, "Allow: GET, HEAD\r\n", "{\"error\":\"method not allowed\"}");
 }
 
+struct endpoint_answer endpoint_restarting(void) {
+    return json_error(503, "Retry-After: 2\r\n", "{\"error\":\"the server restarts\"}");
+}
+
 struct endpoint_answer endpoint_refused(enum admission_result why) {
     switch (why) {
     case ADMISSION_ADDRESS:

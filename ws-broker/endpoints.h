@@ -44,6 +44,9 @@ struct endpoint_answer endpoint_wrong_method(void);
 /** An upgrade to a path where there is no WebSocket. */
 struct endpoint_answer endpoint_not_found(void);
 
+/** An upgrade while the broker sends its clients away. */
+struct endpoint_answer endpoint_restarting(void);
+
 /** An upgrade that admission refused. */
 struct endpoint_answer endpoint_refused(enum admission_result why);
 

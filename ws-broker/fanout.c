@@ -8,6 +8,7 @@
 #include "ws-broker/ring.h"
 
 #define NO_SLOT UINT32_MAX
+#define NO_END  UINT64_MAX
 
 /* At the front of a reply's buffer. */
 struct fanout_reply {
@@ -88,7 +89,7 @@ void fanout_free(struct fanout *fanout) {
 }
 
 void fanout_client_init(struct fanout_client *client, void *peer) {
-    *client = (struct fanout_client){.peer = peer, ._slot = NO_SLOT};
+    *client = (struct fanout_client){.peer = peer, ._end = NO_END, ._slot = NO_SLOT};
 }
 
 static bool has_joined(const struct fanout_client *client) {
@@ -148,6 +149,14 @@ static void pop_reply(struct fanout *fanout, struct fanout_client *client) {
     free(reply);
 }
 
+/* It is looked at when the turn ends. */
+static void list(struct fanout *fanout, struct fanout_client *client) {
+    if (client->_listed)
+        return;
+    DL_APPEND(fanout->listed, client);
+    client->_listed = true;
+}
+
 static void unlist(struct fanout *fanout, struct fanout_client *client) {
     if (!client->_listed)
         return;
@@ -204,18 +213,26 @@ void fanout_reply(struct fanout *fanout, struct fanout_client *client, char *buf
     client->_queued += reply->len;
     fanout->queued += reply->len;
     account_replies(fanout, client);
-    if (!client->_listed) {
-        DL_APPEND(fanout->listed, client);
-        client->_listed = true;
-    }
+    list(fanout, client);
+}
+
+void fanout_end(struct fanout *fanout, struct fanout_client *client) {
+    if (!has_joined(client) || client->_end != NO_END)
+        return;
+    client->_end = ring_head(fanout->ring);
+    list(fanout, client);
 }
 
 bool fanout_replies_full(const struct fanout *fanout) {
     return fanout->queued >= FANOUT_REPLY_TOTAL;
 }
 
-bool fanout_has_replies(const struct fanout_client *client) {
-    return client->_first != NULL;
+bool fanout_is_done(const struct fanout_client *client) {
+    return !has_joined(client) && !client->_first;
+}
+
+static uint64_t min_u64(uint64_t a, uint64_t b) {
+    return a < b ? a : b;
 }
 
 static bool has_lost_place(const struct fanout *fanout, const struct slot *slot) {
@@ -238,7 +255,7 @@ static enum progress write_next(struct fanout *fanout, struct fanout_client *cli
     size_t len = 0;
     struct fanout_reply *reply = client->_first;
     struct slot *slot = has_joined(client) ? &fanout->slots[client->_slot] : NULL;
-    uint64_t target = reply ? reply->at : ring_head(fanout->ring);
+    uint64_t target = reply ? reply->at : min_u64(ring_head(fanout->ring), client->_end);
     uint64_t next = 0;
 
     if (slot && has_lost_place(fanout, slot)) {
@@ -249,7 +266,9 @@ static enum progress write_next(struct fanout *fanout, struct fanout_client *cli
         next = ring_span(fanout->ring, slot->cursor, target, span_max, &bytes, &len);
     else if (reply)
         bytes = reply->frame, len = reply->len;
-    else
+    else if (client->_end != NO_END)
+        fanout_leave(fanout, client);
+    if (!bytes)
         return PROGRESS_DONE;
 
     if (fanout->sink->write(client->peer, bytes, len) < 0) {

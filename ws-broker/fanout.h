@@ -65,6 +65,7 @@ struct fanout_client {
     struct fanout_client *prev,
         *next;      /* list of clients with replies to look at (utlist's names) */
     size_t _queued; /* bytes of those replies */
+    uint64_t _end;  /* broadcasts from this one on are not for it; see fanout_end() */
     uint32_t _slot; /* place in the array of joined clients, or FANOUT_NO_SLOT */
     bool _choked, _listed, _paused, _dead;
 };
@@ -84,6 +85,9 @@ void fanout_client_init(struct fanout_client *client, void *peer);
 int fanout_join(struct fanout *fanout, struct fanout_client *client);
 /** No more broadcasts; queued replies still go out. */
 void fanout_leave(struct fanout *fanout, struct fanout_client *client);
+/** No more broadcasts than there were until now: these still go out, with the queued replies, and
+ * then the client has left. */
+void fanout_end(struct fanout *fanout, struct fanout_client *client);
 /** Leaves and forgets queued replies: the client is about to go, or gone. May be called again. */
 void fanout_drop(struct fanout *fanout, struct fanout_client *client);
 
@@ -108,8 +112,9 @@ void fanout_reply(struct fanout *fanout, struct fanout_client *client, char *buf
 /** Whether large replies should be refused because FANOUT_REPLY_TOTAL is reached. */
 bool fanout_replies_full(const struct fanout *fanout);
 
-/** Whether the client has replies that were not yet written. */
-bool fanout_has_replies(const struct fanout_client *client);
+/** Whether a client that has not joined, or was told to end, has been given all that it is to get.
+ */
+bool fanout_is_done(const struct fanout_client *client);
 
 /** What is to happen next, see fanout_turn_end(). */
 enum { FANOUT_QUIET = -1, FANOUT_AGAIN = 0 };

@@ -25,8 +25,10 @@ enum proto_refusal handle_message(struct chat *chat, struct conn *conn,
     size_t len = 0;
     const char *json = proto_message_json(chat->proto, &message, &len);
     int status = json ? chatlog_append(chat->log, json, len, conn->id) : CHAT_ENOMEM;
-    if (status == CHAT_OK)
+    if (status == CHAT_OK) {
+        conn->appends++;
         return REFUSED_NOT;
+    }
     snprintf(error, PROTO_ERROR_MAX, "the chat is %s: the message was not sent, try again",
              status == CHAT_EBUSY ? "busy" : "unavailable");
     return REFUSED_UNAVAILABLE;

@@ -90,7 +90,7 @@ static void on_close_timer(uv_timer_t *timer) {
     DL_FOREACH_SAFE(ws->closing, session, next) {
         if (now_ms >= session->close_deadline_ms)
             cut(session);
-        else if (session->closing == CLOSING_FLUSH && !fanout_has_replies(&session->conn.out) &&
+        else if (session->closing == CLOSING_FLUSH && fanout_is_done(&session->conn.out) &&
                  !lws_partial_buffered(session->wsi))
             send_close(session);
     }
@@ -103,7 +103,7 @@ void ws_close(struct ws *ws, struct conn *conn, int code) {
     if (session->closing)
         return;
     conn->state = CONN_CLOSING;
-    fanout_leave(ws->fanout, &conn->out);
+    fanout_end(ws->fanout, &conn->out);
     session->closing = CLOSING_FLUSH;
     session->close_code = code;
     session->close_deadline_ms = (int64_t)uv_now(ws->loop) + CLOSE_FLUSH_MS;

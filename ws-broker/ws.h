@@ -63,8 +63,8 @@ extern const struct fanout_sink ws_sink;
 void ws_adopt(struct ws *ws, enum ws_side side, int fd);
 
 /**
- * Closes with a code: from now on the connection is CONN_CLOSING and gets no broadcasts; what is
- * queued or held back by the socket goes first, for at most 10 s, then the close frame, then at
+ * Closes with a code: from now on the connection is CONN_CLOSING. What was broadcast until now, is
+ * queued, or is held back by the socket goes first, for at most 10 s, then the close frame, then at
  * most 5 s for the peer's. A connection that has not gone by then is cut (it sees 1006). on_gone
  * comes later, never before return. A second call is ignored.
  */

@@ -74,7 +74,7 @@ static void test_starts_new(void **state) {
     assert_int_equal(heard->conn.id, 7);
     assert_int_equal(heard->conn.state, CONN_NEW);
     assert_ptr_equal(heard->conn.out.peer, &heard->conn);
-    assert_false(fanout_has_replies(&heard->conn.out));
+    assert_true(fanout_is_done(&heard->conn.out));
 }
 
 /* At 0, 1, the ceiling and one above: whole, in two, and one byte at a time. */

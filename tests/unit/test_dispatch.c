@@ -70,14 +70,15 @@ static void on_slow(void *peer) {
 static const struct fanout_sink sink = {is_choked, write_bytes, want_writable, set_reading,
                                         on_slow};
 
-/* As ws_close() does it: no broadcasts any more, queued replies still go; the first code stands. */
+/* As ws_close() does it: what was broadcast or queued until now still goes; the first code stands.
+ */
 static void close_conn(void *user, struct conn *conn, int code) {
     struct client *client = (struct client *)(void *)conn;
     assert_ptr_equal(user, &chat);
     if (client->close_code == 0)
         client->close_code = code;
     conn->state = CONN_CLOSING;
-    fanout_leave(chat.fanout, &conn->out);
+    fanout_end(chat.fanout, &conn->out);
 }
 
 static void on_entry(void *user, const char *json, size_t len, bool is_new) {
@@ -669,6 +670,90 @@ static void test_sender_leaves(void **state) {
     hears(bob, ann_says_hi);
 }
 
+/* ---- dismissed: closed once it has its answers ---- */
+
+static void test_dismissed_with_nothing_to_wait_for(void **state) {
+    (void)state;
+    login(ann, "Ann");
+    login(bob, "Bob");
+    say(ann, hi);
+    turn();
+    hears(bob, ann_says_hi);
+    chat_dismiss(&chat, &bob->conn, CLOSE_RESTART);
+    chat_dismiss(&chat, &eve->conn, CLOSE_RESTART);
+    assert_int_equal(bob->close_code, CLOSE_RESTART);
+    assert_int_equal(eve->close_code, CLOSE_RESTART);
+    say(ann, hi);
+    turn();
+    hears_nothing(bob);
+    assert_int_equal(fanout_joined(chat.fanout), 1);
+}
+
+static void test_dismissed_with_messages_under_way(void **state) {
+    (void)state;
+    login(ann, "Ann");
+    say(ann, hi);
+    say(ann, hi);
+    chat_dismiss(&chat, &ann->conn, CLOSE_RESTART);
+    for (int i = 0; i < 2 * PROTO_ERROR_LIMIT; i++)
+        say(ann, hi);
+    assert_int_equal(ann->close_code, 0);
+    turn();
+    assert_int_equal(ann->close_code, CLOSE_RESTART);
+    for (int i = 0; i < 2 * PROTO_ERROR_LIMIT; i++)
+        hears_error(ann, "the server restarts");
+    hears(ann, ann_says_hi);
+    hears(ann, ann_says_hi);
+    hears_nothing(ann);
+}
+
+static void test_dismissed_while_a_message_fails(void **state) {
+    (void)state;
+    login(ann, "Ann");
+    say(ann, hi);
+    chat_dismiss(&chat, &ann->conn, CLOSE_RESTART);
+    chat_appended(&chat, ann->conn.id, CHAT_EUNAVAILABLE);
+    assert_int_equal(ann->close_code, CLOSE_RESTART);
+    assert_int_equal(fanout_turn_end(chat.fanout, chat.time.now_ms), FANOUT_QUIET);
+    hears_error(ann, "the chat is unavailable: the message was not sent");
+    hears_nothing(ann);
+}
+
+static void test_dismissed_while_logging_in(void **state) {
+    (void)state;
+    chat.identity = &slow.base;
+    say(ann, ask);
+    say(bob, ask);
+    chat_dismiss(&chat, &ann->conn, CLOSE_RESTART);
+    chat_dismiss(&chat, &bob->conn, CLOSE_RESTART);
+    assert_int_equal(ann->close_code, 0);
+    chat_identified(&chat, ann->conn.id, &ann_is_ann);
+    chat_identified(&chat, bob->conn.id, &no_service);
+    assert_int_equal(ann->close_code, CLOSE_RESTART);
+    assert_int_equal(bob->close_code, CLOSE_RESTART);
+    turn();
+    hears(ann, "{\"info\":\"connected\"}");
+    hears_error(bob, "the account service is down");
+}
+
+static void test_dismissed_some_at_a_time(void **state) {
+    (void)state;
+    login(ann, "Ann");
+    say(ann, hi);
+    chat_dismiss_some(&chat, 0, CLOSE_RESTART);
+    assert_int_equal(ann->conn.dismissed, 0);
+    for (unsigned count = 1; count <= CLIENTS; count++) {
+        unsigned dismissed = 0;
+        chat_dismiss_some(&chat, 1, CLOSE_RESTART); /* Ann, who still waits, is counted once */
+        for (unsigned i = 0; i < CLIENTS; i++)
+            dismissed += clients[i].conn.dismissed == CLOSE_RESTART;
+        assert_int_equal(dismissed, count);
+    }
+    chat_dismiss_some(&chat, 1, CLOSE_RESTART);
+    turn();
+    assert_int_equal(ann->close_code, CLOSE_RESTART);
+}
+
 /* ---- errors ---- */
 
 static void test_errors_in_a_row_close(void **state) {
@@ -850,6 +935,11 @@ int main(void) {
         CHAT_TEST(test_queue_is_full),
         CHAT_TEST(test_append_ends_badly),
         CHAT_TEST(test_sender_leaves),
+        CHAT_TEST(test_dismissed_with_nothing_to_wait_for),
+        CHAT_TEST(test_dismissed_with_messages_under_way),
+        CHAT_TEST(test_dismissed_while_a_message_fails),
+        CHAT_TEST(test_dismissed_while_logging_in),
+        CHAT_TEST(test_dismissed_some_at_a_time),
         CHAT_TEST(test_errors_in_a_row_close),
         CHAT_TEST(test_success_forgives_errors),
         CHAT_TEST(test_unknown_actions_of_the_logged_in),

@@ -252,11 +252,11 @@ static void test_reply_without_joining(void **state) {
     broadcast("a");
     reply(&peers[0], "1");
     reply(&peers[0], "2");
-    assert_true(fanout_has_replies(&peers[0].client));
+    assert_false(fanout_is_done(&peers[0].client));
     assert_int_equal(peers[0].writes, 0); /* nothing is sent by reply */
     settle(0);
     check_got(&peers[0], "1 2");
-    assert_false(fanout_has_replies(&peers[0].client));
+    assert_true(fanout_is_done(&peers[0].client));
 }
 
 static void test_empty_texts(void **state) {
@@ -406,6 +406,56 @@ static void test_leave_ends_broadcasts_not_replies(void **state) {
     assert_int_equal(fanout_joined(fanout), 0);
 }
 
+static void test_end_gives_what_was_until_then(void **state) {
+    (void)state;
+    join(&peers[0]);
+    broadcast("a");
+    reply(&peers[0], "1");
+    broadcast("b");
+    fanout_end(fanout, &peers[0].client);
+    broadcast("c");
+    fanout_end(fanout, &peers[0].client); /* the first one stands */
+    assert_false(fanout_is_done(&peers[0].client));
+    settle(0);
+    check_got(&peers[0], "a 1 b");
+    assert_true(fanout_is_done(&peers[0].client));
+    assert_int_equal(fanout_joined(fanout), 0);
+    broadcast("d");
+    settle(0);
+    check_got(&peers[0], "");
+}
+
+static void test_end_of_who_is_up_to_date_or_never_joined(void **state) {
+    (void)state;
+    join(&peers[0]);
+    broadcast("a");
+    settle(0);
+    fanout_end(fanout, &peers[0].client);
+    fanout_end(fanout, &peers[1].client);
+    assert_true(fanout_is_done(&peers[1].client));
+    settle(0);
+    check_got(&peers[0], "a");
+    assert_true(fanout_is_done(&peers[0].client));
+}
+
+static void test_end_of_a_choked_client(void **state) {
+    (void)state;
+    join(&peers[0]);
+    join(&peers[1]);
+    peers[0].choked = true;
+    broadcast("a");
+    settle(0);
+    fanout_end(fanout, &peers[0].client);
+    broadcast("b");
+    settle(0);
+    assert_false(fanout_is_done(&peers[0].client));
+    unchoke_until_done(&peers[0]);
+    check_got(&peers[0], "a");
+    check_got(&peers[1], "a b");
+    assert_true(fanout_is_done(&peers[0].client));
+    assert_int_equal(fanout_joined(fanout), 1);
+}
+
 static void test_leave_and_join_again(void **state) {
     (void)state;
     join(&peers[0]);
@@ -425,7 +475,7 @@ static void test_drop_forgets_all(void **state) {
     broadcast("a");
     reply(&peers[0], "1");
     fanout_drop(fanout, &peers[0].client);
-    assert_false(fanout_has_replies(&peers[0].client));
+    assert_true(fanout_is_done(&peers[0].client));
     assert_int_equal(fanout_joined(fanout), 1);
     reply(&peers[0], "2"); /* freed, not sent */
     fanout_drop(fanout, &peers[0].client);
@@ -677,7 +727,7 @@ static void test_reading_stops_and_resumes(void **state) {
     /* Until it is half empty again. */
     unchoke(&peers[0]);
     size_t queued = COUNT * KB + 2 + KB;
-    while (fanout_has_replies(&peers[0].client)) {
+    while (peers[0].len < queued) {
         assert_int_equal(peers[0].reading, queued - peers[0].len <= FANOUT_REPLY_PAUSE / 2);
         unchoke(&peers[0]);
     }
@@ -1090,6 +1140,9 @@ int main(void) {
         FANOUT_TEST(test_join_begins_with_the_next),
         FANOUT_TEST(test_join_twice),
         FANOUT_TEST(test_leave_ends_broadcasts_not_replies),
+        FANOUT_TEST(test_end_gives_what_was_until_then),
+        FANOUT_TEST(test_end_of_who_is_up_to_date_or_never_joined),
+        FANOUT_TEST(test_end_of_a_choked_client),
         FANOUT_TEST(test_leave_and_join_again),
         FANOUT_TEST(test_drop_forgets_all),
         FANOUT_TEST(test_drop_while_choked),
