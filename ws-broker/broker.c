@@ -354,7 +354,8 @@ static void on_drain_step(uv_timer_t *timer) {
     struct chat *chat = chat_now(broker);
     size_t more = drain_step(&broker->drain, chat->time.now_ms, conns_count(&chat->conns),
                              chatlog_is_settled(chat->log));
-    chat_dismiss_some(chat, more, CLOSE_RESTART);
+    if (broker->drain.phase == DRAIN_CLOSING)
+        chat_dismiss_some(chat, more, CLOSE_RESTART);
     if (broker->drain.phase != DRAIN_OVER)
         return;
     stop_listening(broker);

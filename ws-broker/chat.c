@@ -47,7 +47,8 @@ void chat_gone(struct chat *chat, struct conn *conn) {
 }
 
 static void close_if_answered(struct chat *chat, struct conn *conn) {
-    if (conn->dismissed && !conn->login_pending && conn->appends == 0)
+    if (conn->dismissed && !conn->login_pending && conn->appends == 0 &&
+        chatlog_is_heard(chat->log, conn->stored))
         chat->close(chat->user, conn, conn->dismissed);
 }
 
@@ -64,16 +65,19 @@ struct dismiss_some {
 
 static void dismiss_if_more(void *user, struct conn *conn) {
     struct dismiss_some *state = user;
-    if (state->most == 0 || conn->dismissed || conn->state == CONN_CLOSING)
+    if (conn->state == CONN_CLOSING)
         return;
-    state->most--;
-    chat_dismiss(state->chat, conn, state->code);
+    if (conn->dismissed) {
+        close_if_answered(state->chat, conn);
+    } else if (state->most > 0) {
+        state->most--;
+        chat_dismiss(state->chat, conn, state->code);
+    }
 }
 
 void chat_dismiss_some(struct chat *chat, size_t most, int code) {
     struct dismiss_some state = {chat, most, code};
-    if (most > 0)
-        conns_each(&chat->conns, dismiss_if_more, &state);
+    conns_each(&chat->conns, dismiss_if_more, &state);
 }
 
 void chat_reply(struct chat *chat, struct conn *conn, char *buffer, size_t len) {
@@ -121,6 +125,7 @@ void chat_appended(struct chat *chat, uint64_t conn_id, int status) {
     if (!conn)
         return;
     conn->appends--;
+    conn->stored = chatlog_mark(chat->log);
     if (conn->state == CONN_CLOSING)
         return;
     if (status != CHAT_OK)

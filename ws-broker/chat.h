@@ -64,9 +64,11 @@ void chat_open(struct chat *chat, struct conn *conn);
 void chat_gone(struct chat *chat, struct conn *conn);
 
 /** Closes the connection with `code` once it has the answers that it waits for (to a login, for
- * messages that are being stored). Until then whatever it sends is answered by an error. */
+ * messages that are being stored) and its own messages. Until then whatever it sends is answered by
+ * an error. */
 void chat_dismiss(struct chat *chat, struct conn *conn, int code);
-/** Dismisses up to `most` of those that were not yet. */
+/** Dismisses up to `most` of those that were not yet; and looks after the others, so call it now
+ * and then until all have gone. */
 void chat_dismiss_some(struct chat *chat, size_t most, int code);
 
 /** Sends {"error":text} and counts it: `refusal` in the metrics, and towards PROTO_ERROR_LIMIT,

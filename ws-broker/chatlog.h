@@ -40,6 +40,8 @@ struct chatlog_ops {
     bool (*is_loaded)(const struct chatlog *log);
     bool (*is_ready)(const struct chatlog *log);
     bool (*is_settled)(const struct chatlog *log);
+    uint64_t (*mark)(const struct chatlog *log);
+    bool (*is_heard)(const struct chatlog *log, uint64_t mark);
     void (*stop)(struct chatlog *log);
     void (*free)(struct chatlog *log);
 };
@@ -76,6 +78,16 @@ static inline bool chatlog_is_ready(const struct chatlog *log) {
 /** Whether every append has ended. */
 static inline bool chatlog_is_settled(const struct chatlog *log) {
     return log->ops->is_settled(log);
+}
+
+/** Stands for all that appends from here have stored until now. */
+static inline uint64_t chatlog_mark(const struct chatlog *log) {
+    return log->ops->mark(log);
+}
+
+/** Whether all of that has come back by on_entry(), or cannot at present. */
+static inline bool chatlog_is_heard(const struct chatlog *log, uint64_t mark) {
+    return log->ops->is_heard(log, mark);
 }
 
 /** No events come after this; run the loop on, then chatlog_free(). */

@@ -76,6 +76,17 @@ static bool memory_is_settled(const struct chatlog *base) {
     return !((const struct memory_log *)base)->first;
 }
 
+static uint64_t memory_mark(const struct chatlog *base) {
+    (void)base;
+    return 0;
+}
+
+static bool memory_is_heard(const struct chatlog *base, uint64_t mark) {
+    (void)base;
+    (void)mark;
+    return true; /* an append has ended when it is handed on */
+}
+
 static void memory_stop(struct chatlog *base) {
     (void)base;
 }
@@ -93,6 +104,8 @@ struct chatlog *chatlog_memory_new(const struct chatlog_events *events, void *us
                                            .is_loaded = memory_is_ready,
                                            .is_ready = memory_is_ready,
                                            .is_settled = memory_is_settled,
+                                           .mark = memory_mark,
+                                           .is_heard = memory_is_heard,
                                            .stop = memory_stop,
                                            .free = memory_free};
     struct memory_log *log = calloc(1, sizeof(*log));

@@ -71,6 +71,7 @@ struct append {
 struct waiting {
     struct waiting *prev, *next;
     bool is_new;     /* not known from before a re-reading */
+    uint64_t number; /* of the append, if it is ours; else 0 */
     bool was_reread; /* came by one */
     size_t len;
     char json[];
@@ -105,6 +106,7 @@ struct redis_log {
     bool is_holding; /* a retryable error came: nothing is sent until all replies are here */
     int64_t hold_until_ms;
     uint64_t last_number, last_stored;
+    uint64_t last_heard;             /* the newest of ours that was handed on */
     struct redis_server last_server; /* of the connection before */
     struct stream_id looked_up_to;
     int64_t wrote_ms; /* when a write of ours last worked */
@@ -653,11 +655,13 @@ static bool is_message(const struct redis_log *log, const char *json, size_t len
     return is_object;
 }
 
-static int queue_entry(struct redis_log *log, const char *json, size_t len, bool is_new) {
+static int queue_entry(struct redis_log *log, const char *key, const char *json, size_t len,
+                       bool is_new) {
     struct waiting *waiting = malloc(sizeof(*waiting) + len);
     if (!waiting)
         return CHAT_ENOMEM;
     waiting->is_new = is_new;
+    waiting->number = own_number(log, key);
     waiting->was_reread = log->is_rereading;
     waiting->len = len;
     memcpy(waiting->json, json, len);
@@ -707,7 +711,7 @@ static int take_message(struct redis_log *log, const struct redis_value *entry,
         repeats.value++;
         return CHAT_OK;
     }
-    int status = queue_entry(log, json, len, !is_known);
+    int status = queue_entry(log, key, json, len, !is_known);
     if (status == CHAT_OK && is_known) {
         trim_known(log);
     } else if (status == CHAT_OK) {
@@ -1073,6 +1077,8 @@ static bool redis_turn(struct chatlog *base, size_t max_bytes) {
         DL_DELETE(log->waiting, waiting);
         log->waiting_count--;
         handed += waiting->len;
+        if (waiting->number > log->last_heard)
+            log->last_heard = waiting->number;
         log->events->on_entry(log->user, waiting->json, waiting->len, waiting->is_new);
         free(waiting);
     }
@@ -1126,6 +1132,15 @@ static bool redis_is_settled(const struct chatlog *base) {
     return !((const struct redis_log *)base)->appends;
 }
 
+static uint64_t redis_mark(const struct chatlog *base) {
+    return ((const struct redis_log *)base)->last_stored;
+}
+
+static bool redis_is_heard(const struct chatlog *base, uint64_t mark) {
+    const struct redis_log *log = (const struct redis_log *)base;
+    return log->last_heard >= mark || !redis_is_up(log->follow);
+}
+
 static void redis_log_stop(struct chatlog *base) {
     struct redis_log *log = redis_log(base);
     log->is_stopped = true;
@@ -1167,6 +1182,8 @@ struct chatlog *chatlog_redis_new(const struct chatlog_redis_options *options, u
                                            .is_loaded = redis_is_loaded,
                                            .is_ready = redis_is_ready,
                                            .is_settled = redis_is_settled,
+                                           .mark = redis_mark,
+                                           .is_heard = redis_is_heard,
                                            .stop = redis_log_stop,
                                            .free = redis_log_free};
     static const struct redis_events publish_events = {on_publish_up, on_publish_down};

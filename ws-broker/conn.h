@@ -32,6 +32,7 @@ struct conn {
     bool login_pending; /* its identity is being found out */
     uint16_t dismissed; /* a close code: it is closed with that once it has its answers; 0: no */
     uint32_t appends;   /* its messages that are being stored */
+    uint64_t stored;    /* the log's mark when one last was */
     uint8_t pings_unanswered;
     uint16_t errors_in_row;
     uint16_t login_failures;   /* refused by identity before the first login */

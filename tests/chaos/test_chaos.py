@@ -9,7 +9,7 @@ import time
 import pytest
 from redis_faults import FAULTS
 from stack import until
-from trial import KEY
+from trial import KEY, stored_in
 
 UNAVAILABLE = "unavailable"
 UNSURE = "not confirmed"
@@ -43,6 +43,31 @@ def test_kill_a_broker(chaos):
     print(f"the others {others:.2f} s, all clients are back after {back:.2f} s")
     since = now()
     chaos.end(crowd.recovered(since), stayed=len(crowd.members) - there)
+
+
+def test_stop_a_broker(chaos):
+    """Its clients move to the others at the pace of DRAIN_RATE, and nobody misses anything."""
+    stack, crowd = chaos.start(DRAIN_RATE=20)
+    victim = stack.brokers[1]
+    there = int(victim.metrics()["hlchat_connections"])
+    crowd.burst()
+    victim.signal()
+    until("the first is sent away", lambda: crowd.closes, 10)
+    crowd.burst()
+    since = now()
+    assert victim.wait(30) == 0
+    others = crowd.recovered(since, [0, 2])
+    victim.start()
+    back = crowd.all_back(since)
+    print(f"{there} clients took {back:.2f} s, the others {others:.2f} s")
+    assert crowd.closes == {1012: there}
+    mine = [s for m in crowd.members for s in m.sessions if s.closed]
+    since = now()
+    chaos.end(crowd.recovered(since), stayed=len(crowd.members) - there, errors=["restarts"])
+    stored = {message["message"] for message in stored_in(stack.redis)["stored"]}
+    for session in mine:
+        heard = "".join(session.frames)
+        assert [t for t in session.sent if t in stored and f'"{t}"' not in heard] == []
 
 
 @pytest.mark.long

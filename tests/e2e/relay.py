@@ -19,7 +19,7 @@ class Relay:
     def __init__(self, target, changer=None):
         self.target = target
         self.changer = changer or (lambda: bytes)
-        self._held = set()
+        self._held = {}  # direction: what must be among the bytes
         self._swallowed = set()
         self._links = set()
         self._port = Port()
@@ -69,9 +69,11 @@ class Relay:
 
         self._do(cut)
 
-    def hold(self, *directions):
-        """Bytes wait here, until release(): a network that is silent."""
-        self._do(self._held.update, directions)
+    def hold(self, *directions, only=b""):
+        """Bytes wait here, until release(): a network that is silent. only: if these are among
+        them.
+        """
+        self._do(self._held.update, dict.fromkeys(directions, only))
 
     def swallow(self, *directions):
         """Bytes vanish, until release(). What comes later would be out of step: cut first."""
@@ -122,7 +124,8 @@ class _End(asyncio.Protocol):
         self.flush()
 
     def flush(self):
-        held = self.link.late or self.direction in self.link.relay._held
+        only = self.link.relay._held.get(self.direction)
+        held = self.link.late or (only is not None and only in self.waiting)
         if self.waiting and self.transport and not held:
             self.transport.write(self.waiting)
             self.waiting = b""

@@ -286,6 +286,20 @@ class TestRedis:
         assert answer.get("message") == "under way" or "not confirmed" in answer["error"]
         end(stack.broker, [sender])
 
+    def test_a_message_that_is_stored_and_not_read_back_yet(self, start_stack):
+        """It is there for its sender before the close."""
+        stack = start_stack(**self.SETTINGS, DRAIN_RATE=1, relays=True)
+        first, sender = (stack.connect(name, direct=True) for name in ("first", "sender"))
+        begin(stack.broker)
+        assert first.close_code() == RESTART
+        stack.broker.relay.hold("down", only=KEY.encode())  # what the stream has
+        sender.send("message", message="stored")
+        until("it is its turn", lambda: "error" in sender.ask("history"))
+        assert stack.redis.call("XLEN", KEY) == 1
+        stack.broker.relay.release()
+        assert sender.receive()["message"] == "stored"
+        end(stack.broker, [sender])
+
     def test_its_users_leave_as_they_go(self, start_stack):
         stack = start_stack(**self.SETTINGS, DRAIN_RATE=1, brokers=2)
         broker, other = stack.brokers
