@@ -71,8 +71,8 @@ struct append {
 struct waiting {
     struct waiting *prev, *next;
     bool is_new;     /* not known from before a re-reading */
-    uint64_t number; /* of the append, if it is ours; else 0 */
     bool was_reread; /* came by one */
+    uint64_t number; /* of the append, if it is ours; else 0 */
     size_t len;
     char json[];
 };

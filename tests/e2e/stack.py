@@ -251,9 +251,15 @@ class Program:
         assert status in self.exit_statuses, f"{self.name}: exit status {status}\n{self.log()}"
 
     def pause(self):
-        """SIGSTOP: it is there and does nothing."""
+        """SIGSTOP: it is there and does nothing; on return, none of its threads does."""
         self.paused = True
         self.signal(signal.SIGSTOP)
+        tasks = [task / "stat" for task in Path(f"/proc/{self.pid}/task").iterdir()]
+
+        def state(stat):
+            return stat.read_text().rpartition(")")[2].split()[0]
+
+        until(f"{self.name} stands still", lambda: {state(task) for task in tasks} == {"T"})
 
     def resume(self):
         self.signal(signal.SIGCONT)

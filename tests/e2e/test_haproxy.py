@@ -390,14 +390,14 @@ def test_a_dead_broker(start_stack):
 
 def test_a_hung_api(start_stack):
     stack = start_stack(API_MAXCONN=1)
-    stack.api.signal(signal.SIGSTOP)
+    stack.api.pause()
     try:
         with ThreadPoolExecutor() as pool:
             request = (http_request, stack.haproxy.address(), "GET", "/api")
             first, second = (pool.submit(*request, timeout=20) for _ in range(2))
             answers = sorted((first.result(), second.result()), key=lambda a: a.status)
     finally:
-        stack.api.signal(signal.SIGCONT)
+        stack.api.resume()
     # One waited for a place, the other one had it.
     error_of(answers[0], 503)
     assert answers[0].headers["Retry-After"]
@@ -408,7 +408,7 @@ def test_a_hung_api(start_stack):
 
 def test_an_api_that_dies_over_a_request(start_stack):
     stack = start_stack()
-    stack.api.signal(signal.SIGSTOP)
+    stack.api.pause()
     with ThreadPoolExecutor() as pool:
         # Not a GET, which would be asked again.
         answer = pool.submit(stack.http, "POST", "/api")
@@ -695,7 +695,7 @@ def test_an_idle_client_outlives_the_timeouts_of_requests(start_stack):
 def test_a_silent_connection_ends_after_ten_ping_intervals(start_stack):
     stack = start_stack(PING_INTERVAL_S=1)
     sock, _ = shake_hands(stack)
-    stack.broker.signal(signal.SIGSTOP)
+    stack.broker.pause()
     try:
         began = time.monotonic()
         sock.settimeout(20)
@@ -704,7 +704,7 @@ def test_a_silent_connection_ends_after_ten_ping_intervals(start_stack):
         assert 8 < time.monotonic() - began < 13
         sock.close()
     finally:
-        stack.broker.signal(signal.SIGCONT)
+        stack.broker.resume()
 
 
 # For operators ------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 import itertools
 import re
-import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -270,7 +269,7 @@ class TestReconnect:
         """The broker is stopped in the middle of a message: it is in the box again, or sent."""
         page = browse().join("Hasty")
         page.expected_console = UNREACHABLE
-        stack.broker.signal(signal.SIGSTOP)  # it takes the message and does not answer
+        stack.broker.pause()  # it takes the message and does not answer
         page.type("#box", "in the air", Keys.ENTER)
         assert page.texts("#outbox .text") == ["in the air"]
         page.type("#box", "and more")
