@@ -87,7 +87,7 @@ $(BUILD)/obj/shared/version.o: CPPFLAGS += -DHLCHAT_VERSION='"$(VERSION)"'
 
 # Running it ---------------------------------------------------------------------------------------------------------
 .PHONY: run
-run: ## install what is missing, build, start the whole chat on 127.0.0.1:8080 (HTTP_PORT=, BROKERS=, STORE=, IDENTITY=)
+run: ## install what is missing, build, start the whole chat on 127.0.0.1:8080 (HTTP_PORT=, TLS=1, BROKERS=, STORE=, IDENTITY=)
 	@shared/scripts/deps.sh run
 	@+$(MAKE) --no-print-directory --silent all
 	@exec shared/scripts/run.sh

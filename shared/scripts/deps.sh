@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that a purpose needs: deps.sh [--only-check] build|run|stub|check|test|fuzz|deb|root ...
+# Installs the Debian packages that a purpose needs: deps.sh [--only-check] build|run|stub|tls|check|test|fuzz|deb|root ...
 # Says what it installs; uses sudo when not root. --only-check installs nothing and fails with one line instead.
 set -euo pipefail
 
@@ -8,6 +8,7 @@ run=(haproxy curl ca-certificates)
 # Not redis-server, which starts a service: see redis-server.sh.
 redis=(redis-tools)
 stub=(python3 openssl) # of the account service: make run IDENTITY=heavenland
+tls=(openssl) # make run TLS=1
 check=(libcmocka-dev shellcheck git python3 python3-venv)
 fuzz=(clang libclang-rt-dev)
 tests=(chromium chromium-driver dnsmasq-base socat)
@@ -34,12 +35,13 @@ for purpose in "$@"; do
         [[ ${STORE-} != redis || -n ${REDIS_URL-}${REDIS_URL_FILE-} ]] || wanted+=("${redis[@]}")
         ;;
     stub) wanted+=("${stub[@]}") ;;
+    tls) wanted+=("${tls[@]}") ;;
     check) wanted+=("${build[@]}" "${check[@]}") ;;
     fuzz) wanted+=("${build[@]}" "${fuzz[@]}") ;;
     test) wanted+=("${build[@]}" "${run[@]}" "${stub[@]}" "${redis[@]}" "${check[@]}" "${tests[@]}") ;;
     deb) wanted+=("${build[@]}" "${deb[@]}") ;;
     root) wanted+=("${root[@]}") ;;
-    *) fail "unknown purpose '$purpose' (build, run, stub, check, test, fuzz, deb, root)" ;;
+    *) fail "unknown purpose '$purpose' (build, run, stub, tls, check, test, fuzz, deb, root)" ;;
     esac
 done
 

@@ -5,6 +5,7 @@
 # STORE=redis without a REDIS_URL: also a Redis of its own, whose chat is gone when it ends.
 # IDENTITY=heavenland without HEAVENLAND_API_URL adds a stub of the account service, on STUB_PORT
 # (default: the port after HTTP_PORT).
+# TLS=1 without a TLS_CERT: HTTPS on HTTPS_PORT (8443) with a certificate that signs itself.
 #
 # Ctrl-C or SIGTERM stops all parts, the players' side first: exit 0. A part that dies takes the
 # others along: exit 1. Nothing stays behind in either case.
@@ -26,6 +27,7 @@ build=${HLCHAT_BUILD:-build}
 brokers=${BROKERS:-1}
 bind=${HTTP_BIND:-127.0.0.1}
 port=${PORT:-${HTTP_PORT:-8080}}
+https_port=${HTTPS_PORT:-8443}
 stub= # address:port of the stub of the account service, when there is one
 
 fail() {
@@ -46,6 +48,8 @@ is_in_use() { # host port
 
 [[ $brokers =~ ^[1-8]$ ]] || fail "BROKERS=$brokers: must be 1 to 8"
 is_port "$port" || fail "HTTP_PORT=$port: must be 1 to 65535"
+[[ ${TLS-} =~ ^[01]?$ ]] || fail "TLS=$TLS: must be 0 or 1"
+is_port "$https_port" || fail "HTTPS_PORT=$https_port: must be 1 to 65535"
 
 # Heavenland's logins want the account service. Without the address of one: a stub of it.
 if [[ ${IDENTITY-} = heavenland && -z ${HEAVENLAND_API_URL-} ]]; then
@@ -87,11 +91,38 @@ case $bind in
 ::) host=::1 ;;
 *) host=$bind ;;
 esac
-authority=$host:$port
-[[ $host != *:* ]] || authority="[$host]:$port"
+name=$host
+[[ $host != *:* ]] || name="[$host]"
+url=http://$name:$port
 
 ! is_in_use "$host" "$port" ||
     fail "port $port is in use; choose another one: make run HTTP_PORT=18080"
+
+curl_tls=() websocat_tls=()
+if [[ ${TLS-} = 1 || -n ${TLS_CERT-} ]]; then
+    url=https://$name:$https_port
+    { ((port != https_port)) && ! is_in_use "$host" "$https_port"; } ||
+        fail "port $https_port is in use; choose another one: make run TLS=1 HTTPS_PORT=18443"
+    curl_tls=(--insecure) websocat_tls=(--insecure)
+    # Browsers would insist on HTTPS for all that runs on this machine.
+    export HSTS_MAX_AGE=${HSTS_MAX_AGE:-0}
+fi
+if [[ ${TLS-} = 1 && -z ${TLS_CERT-} ]]; then
+    command -v openssl >/dev/null || shared/scripts/deps.sh tls
+    export TLS_CERT=$build/run/localhost.pem
+    curl_tls=(--cacert "$TLS_CERT")
+    mkdir -p "$build/run"
+    # Of two runs at once one makes it.
+    exec {lock}>"$build/run/lock"
+    flock "$lock"
+    if ! openssl x509 -in "$TLS_CERT" -noout -checkend 86400 >/dev/null 2>&1; then
+        (umask 077 && openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes \
+            -days 365 -subj /CN=localhost -addext subjectAltName=DNS:localhost,IP:127.0.0.1,IP:::1 \
+            -keyout - >"$TLS_CERT.new" 2>/dev/null) || fail "openssl cannot make a certificate"
+        mv "$TLS_CERT.new" "$TLS_CERT"
+    fi
+    exec {lock}>&-
+fi
 
 # ---- parts ---------------------------------------------------------------------------------------
 
@@ -205,18 +236,20 @@ stub_answers() {
         "http://$stub/.well-known/jwks.json"
 }
 
-# As players reach it: the page, the api, and a WebSocket handshake on /chat. That one is done by
-# hand, as curl would wait for more after a 101.
+# As players reach it: the page, the api, and a WebSocket handshake on /chat.
 chat_answers() {
     local status=
-    curl --silent --fail --fail-early --max-time 2 --noproxy '*' \
-        --output /dev/null "http://$authority/" --output /dev/null "http://$authority/api" &&
-        exec 3<>"/dev/tcp/$host/$port" || return 1
-    printf '%s\r\n' 'GET /chat HTTP/1.1' "Host: $authority" 'Connection: Upgrade' \
-        'Upgrade: websocket' 'Sec-WebSocket-Version: 13' \
-        'Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==' '' >&3
-    read -r -t 2 status <&3 || true
-    exec 3>&-
+    local curl=(curl --silent --max-time 2 --noproxy '*' "${curl_tls[@]}")
+    "${curl[@]}" --fail --fail-early --output /dev/null "$url/" --output /dev/null "$url/api" ||
+        return 1
+    # curl waits for more after a 101.
+    read -r -t 2 status < <(
+        exec "${curl[@]}" --http1.1 --dump-header - "$url/chat" \
+            --header 'Connection: Upgrade' --header 'Upgrade: websocket' \
+            --header 'Sec-WebSocket-Version: 13' \
+            --header 'Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=='
+    ) || true
+    kill $! 2>/dev/null || true
     [[ $status = 'HTTP/1.1 101 '* ]]
 }
 
@@ -273,9 +306,9 @@ cat <<BANNER
 
   hlchat $(cat VERSION) is up: CHAT_ENV=$(setting CHAT_ENV) STORE=$(setting STORE) IDENTITY=$(setting IDENTITY) BROKERS=$brokers
 
-  page     http://$authority/
-  api      curl http://$authority/api/version
-  chat     $websocat ws://$authority/chat
+  page     $url/
+  api      curl${curl_tls[*]:+ ${curl_tls[*]}} $url/api/version
+  chat     $websocat${websocat_tls[*]:+ ${websocat_tls[*]}} ws${url#http}/chat
              {"action":"login",$login}
              {"action":"message","message":"Hello"}
              {"action":"history","limit":10}

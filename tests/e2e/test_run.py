@@ -12,8 +12,20 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
+from certificate import make_certificate, serial_of
 from client import Client
-from stack import BUILD, REPO, SANITIZED, START_S, STOP_S, Port, http_request, open_socket, until
+from stack import (
+    BUILD,
+    REPO,
+    SANITIZED,
+    START_S,
+    STOP_S,
+    Port,
+    http_request,
+    open_socket,
+    until,
+    unverified_tls,
+)
 
 SCRIPT = REPO / "shared" / "scripts" / "run.sh"
 MAKE = ["make", "--no-print-directory", *(["SANITIZE=address,undefined"] if SANITIZED else [])]
@@ -32,11 +44,12 @@ class Run:
         keep = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LANG")}
         keep |= {k: v for k, v in os.environ.items() if k.endswith("SAN_OPTIONS")}
         settings = {"HTTP_PORT": self.port, **settings}
+        self.url = f"http://127.0.0.1:{self.port}/"
         if by_make:
             command = [*MAKE, "run", *(f"{k}={v}" for k, v in settings.items()), *arguments]
         else:
             command = [SCRIPT, *arguments]
-            keep["HLCHAT_BUILD"] = str(BUILD.relative_to(REPO))
+            settings.setdefault("HLCHAT_BUILD", BUILD.relative_to(REPO))
             keep |= {k: str(v) for k, v in settings.items()}
         self.began = time.monotonic()
         with self.output_path.open("wb") as output:
@@ -63,8 +76,7 @@ class Run:
         return re.findall(r"^(?:run|make|api-fcgi|ws-broker): .*", self.output(), re.MULTILINE)
 
     def wait_up(self):
-        url = f"http://127.0.0.1:{self.port}/"
-        until("the chat is up", lambda: url in self.output() or self.ended(), START_S)
+        until("the chat is up", lambda: self.url in self.output() or self.ended(), START_S)
         assert not self.ended(), self.output()
         self.took = time.monotonic() - self.began
         return self
@@ -153,16 +165,24 @@ def test_it_answers_as_soon_as_it_says_so(run):
     assert up.took < (15 if SANITIZED else 3)
 
 
-def test_it_prints_lines_to_paste(run):
-    up = run().wait_up()
+def lines_to_paste(up):
+    """{"page": URL, "api": command ...}; that commands work is tried out."""
     lines = [line.split(maxsplit=1) for line in up.output().splitlines()]
     pasted = {words[0]: words[1] for words in lines if len(words) == 2}
-    assert pasted["page"] == f"http://127.0.0.1:{up.port}/"
-    assert pasted["chat"].endswith(f" ws://127.0.0.1:{up.port}/chat")
-    for name in ("api", "metrics"):
-        command = pasted[name].split()
-        answer = subprocess.run(command, check=True, capture_output=True, text=True, timeout=10)
-        assert answer.stdout
+    assert pasted["page"] == up.url
+    said = '{"action":"login","token":"Anna"}\n'
+    for name, stdin in (("api", ""), ("metrics", ""), ("chat", said)):
+        answer = subprocess.run(
+            pasted[name].split(),
+            input=stdin, check=True, capture_output=True, text=True, timeout=10, cwd=REPO,
+        )  # fmt: skip
+        assert answer.stdout or name == "chat", name
+    return pasted
+
+
+def test_it_prints_lines_to_paste(run):
+    up = run().wait_up()
+    assert lines_to_paste(up)["chat"].endswith(f" ws://127.0.0.1:{up.port}/chat")
     for line in ('{"action":"login","token":"Anna"}', '{"action":"history","limit":10}'):
         assert line in up.output()
 
@@ -343,6 +363,8 @@ def test_a_part_that_cannot_start(run):
         ({"HTTP_PORT": "http"}, "HTTP_PORT=http: must be 1 to 65535"),
         ({"HTTP_PORT": 0}, "HTTP_PORT=0: must be 1 to 65535"),
         ({"PORT": 65536}, "must be"),
+        ({"TLS": "yes"}, "TLS=yes: must be 0 or 1"),
+        ({"TLS": 1, "HTTPS_PORT": "https"}, "HTTPS_PORT=https: must be 1 to 65535"),
         ({"STORE": "paper"}, "STORE is 'paper'"),
         ({"IDENTITY": "anyone"}, "IDENTITY is 'anyone'"),
         ({"HISTORY_LIMIT": -1}, "HISTORY_LIMIT is '-1'"),
@@ -358,6 +380,88 @@ def test_bad_settings_are_one_line(run, settings, named):
     assert len(started.complaints()) == 1
     assert named in started.output()
     started.assert_nothing_left()
+
+
+class TestTls:
+    @pytest.fixture
+    def build(self, tmp_path):
+        """Where the programs are, and nothing else."""
+        for program in ("api-fcgi", "ws-broker"):
+            (tmp_path / program).symlink_to(BUILD / program)
+        return tmp_path
+
+    @pytest.fixture
+    def run_tls(self, run):
+        def start(**settings):
+            port = Port()
+            started = run(**{"TLS": 1, "HTTPS_PORT": port.number, **settings})
+            started.url = f"https://127.0.0.1:{port.number}/"
+            started.https = ("127.0.0.1", port.number)
+            return started
+
+        return start
+
+    def test_by_make(self, run_tls):
+        up = run_tls(by_make=True).wait_up()
+        assert lines_to_paste(up)["chat"].endswith(f" --insecure wss{up.url[5:]}chat")
+        assert up.http("/x").headers["Location"] == f"https://localhost:{up.https[1]}/x"
+        client = Client(open_socket(up.https, tls=unverified_tls()))
+        client.login("ann")
+        client.close()
+        up.process.terminate()
+        up.wait()
+        up.assert_nothing_left()
+
+    def test_the_certificate_is_kept_while_it_is_good(self, run_tls, build):
+        file = build / "run" / "localhost.pem"
+
+        def serial():
+            up = run_tls(HLCHAT_BUILD=build).wait_up()
+            # Verified, by the flag that is printed.
+            lines_to_paste(up)
+            answer = http_request(up.https, "GET", "/", tls=unverified_tls())
+            # For nothing else on this machine.
+            assert answer.headers["Strict-Transport-Security"] == "max-age=0"
+            assert up.wait_stopped() == 0
+            assert file.stat().st_mode & 0o777 == 0o600
+            return serial_of(file)
+
+        first = serial()
+        assert serial() == first
+        expiring = serial_of(make_certificate(file, file, days=0))
+        assert serial() not in (first, expiring)
+        file.write_text("nonsense")
+        serial()
+
+    def test_a_certificate_of_somebody(self, run_tls, build, tmp_path):
+        certificate = make_certificate(tmp_path / "c.pem", tmp_path / "c.pem")
+        up = run_tls(TLS="", TLS_CERT=certificate, HLCHAT_BUILD=build).wait_up()
+        lines_to_paste(up)
+        assert not (build / "run").exists()
+
+    def test_two_at_once(self, run_tls, build):
+        both = [run_tls(HLCHAT_BUILD=build) for _ in range(2)]
+        for up in both:
+            lines_to_paste(up.wait_up())
+
+    @pytest.mark.parametrize("tls", [{"TLS": 1}, {"TLS": "", "TLS_CERT": "nowhere.pem"}], ids=str)
+    def test_a_port_in_use(self, run, tls):
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            started = run(HTTPS_PORT=other.getsockname()[1], **tls)
+            assert started.wait() == 1
+            assert f"port {other.getsockname()[1]} is in use" in started.output()
+        assert len(started.output().splitlines()) == 1
+        port = Port()
+        started = run(port=port, HTTPS_PORT=port.number, **tls)
+        assert started.wait() == 1
+        assert f"port {port.number} is in use" in started.output()
+
+    def test_no_certificate(self, run_tls):
+        started = run_tls(TLS_CERT="nowhere.pem")
+        assert started.wait() == 1
+        assert started.complaints() == ["run: haproxy ended with status 1; its last lines:"]
+        assert "'nowhere.pem'" in started.output().split("its last lines:\n")[1]
+        started.assert_nothing_left()
 
 
 def test_two_at_once(run):
