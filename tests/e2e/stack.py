@@ -514,7 +514,7 @@ class HAProxy(Program):
             "HAPROXY_OPS_BIND": f"127.0.0.1:{ports['ops']}",
             "PAGE_DIR": REPO / "haproxy" / "page",
             "RUN_DIR": self.stack.folder,
-            "API_1": self.stack.api.haproxy_name(),
+            **{f"API_{i}": a.haproxy_name() for i, a in enumerate(self.stack.apis, 1)},
             **servers,
             **self.stack.settings,
         }
@@ -532,6 +532,7 @@ class Stack:
 
     Keyword arguments in upper case are settings (design: the names of --help) for all programs.
     api, haproxy: False leaves that one out (its address stays, `stack.api.start()` starts it).
+    apis: how many (`stack.apis`).
     brokers: how many; none and `stack.add_broker(...)` for some with settings of their own.
     unix: api-fcgi and the brokers listen on unix sockets instead of ports.
     reload: HAProxy has a master process, so that `stack.haproxy.reload()` works.
@@ -547,6 +548,7 @@ class Stack:
         self,
         *,
         api=True,
+        apis=1,
         haproxy=True,
         brokers=1,
         unix=False,
@@ -564,14 +566,18 @@ class Stack:
         self.unix = unix
         self.reload = reload
         self.clients = []
-        self.api = Api(self, "api-fcgi")
+        self.apis = [Api(self, f"api-fcgi-{i}") for i in range(1, apis + 1)]
         self.brokers = [Broker(self, f"ws-broker-{i}") for i in range(1, brokers + 1)]
         self.haproxy = HAProxy(self, "haproxy")
         self.redis, self.replicas = None, []
         if settings.get("STORE") == "redis":
             self.redis = Redis(self, "redis", redis or ())
             self.replicas = [Redis(self, f"replica-{i}") for i in range(1, replicas + 1)]
-        self._wanted = {self.api: api, self.haproxy: haproxy, self.redis: redis is not False}
+        self._wanted = {
+            **dict.fromkeys(self.apis, api),
+            self.haproxy: haproxy,
+            self.redis: redis is not False,
+        }
         for program in self.programs:
             program._pick_ports()
         for broker in self.brokers if relays else []:
@@ -581,13 +587,17 @@ class Stack:
             replica.config["replicaof"] = "{} {}".format(*replica.relay.address)
 
     @property
+    def api(self):
+        return self.apis[0]
+
+    @property
     def broker(self):
         return self.brokers[0]
 
     @property
     def programs(self):
         stores = [self.redis, *self.replicas] if self.redis else []
-        return [*stores, self.api, *self.brokers, self.haproxy]
+        return [*stores, *self.apis, *self.brokers, self.haproxy]
 
     def add_broker(self, *, wait_ready=True, **settings):
         """Starts one more, which HAProxy does not know; see Broker."""

@@ -406,6 +406,42 @@ def test_a_hung_api(start_stack):
     until("the api is found again", lambda: stack.http("GET", "/api").status == 200)
 
 
+def test_apis_are_restarted_one_after_the_other(start_stack):
+    """Under load, and nobody notices."""
+    stack = start_stack(apis=2)
+    done = threading.Event()
+    answers = []
+
+    def load():
+        while not done.wait(0.005):
+            answers.append(stack.http("GET", "/api/version").status)
+
+    def some_more():
+        goal = len(answers) + 50
+        until("50 more are answered", lambda: len(answers) >= goal)
+
+    def is_up(name):
+        ops = ("127.0.0.1", stack.haproxy.ports["ops"].number)
+        metrics = http_request(ops, "GET", "/metrics").text()
+        sample = f'haproxy_server_status{{proxy="api",server="{name}",state="UP"}} 1'
+        return sample in metrics
+
+    with ThreadPoolExecutor() as pool:
+        loads = [pool.submit(load) for _ in range(4)]
+        try:
+            for _ in range(2):
+                for name, api in (("api1", stack.apis[0]), ("api2", stack.apis[1])):
+                    api.stop()
+                    some_more()
+                    api.start()
+                    until(f"{name} takes requests again", lambda name=name: is_up(name))
+        finally:
+            done.set()
+        for thread in loads:
+            thread.result()
+    assert set(answers) == {200}
+
+
 def test_an_api_that_dies_over_a_request(start_stack):
     stack = start_stack()
     stack.api.pause()
