@@ -42,6 +42,7 @@ UNIT_TESTS := $(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(wildcard tests/unit/te
 FUZZERS    := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
 BENCHES    := $(patsubst tests/bench/%.c,$(BUILD)/bench/%,$(wildcard tests/bench/bench_*.c))
 CHATLOAD   := $(BUILD)/bench/chatload
+BENCH_PROGRAMS := $(CHATLOAD) $(BUILD)/bench/sendloop
 
 .PHONY: all
 all: need-build $(PROGRAMS) ## build both programs into build/
@@ -136,8 +137,13 @@ $(VENV)/stamp: tests/requirements.txt
 	@touch $@
 
 # Measuring it -------------------------------------------------------------------------------------------------------
+BENCH_SECONDS ?= 2
+BENCH         ?= full
 .PHONY: bench
-bench: all $(BENCHES) $(VENV)/stamp ## measure: what one login costs, and what a thousand at once cost the others
+bench: ## measure all, against the limit and against others, into docs/benchmarks: 15 minutes (BENCH=quick: one)
+	@shared/scripts/deps.sh bench
+	@+$(MAKE) --no-print-directory --silent all $(BENCHES) $(BENCH_PROGRAMS) $(VENV)/stamp
+	@$(VENV)/bin/python tests/bench/compare.py --seconds $(BENCH_SECONDS) $(if $(filter quick,$(BENCH)),--quick)
 	@for bench in $(BENCHES); do "$$bench" || exit 1; done
 	@for round in 1 2 3; do \
 	    $(VENV)/bin/pytest -q -s -c tests/pyproject.toml tests/e2e/test_login_heavenland.py \

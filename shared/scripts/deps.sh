@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that a purpose needs: deps.sh [--only-check] build|run|stub|tls|check|test|fuzz|deb|root ...
+# Installs the Debian packages that a purpose needs: deps.sh [--only-check] build|run|stub|tls|check|test|fuzz|bench|deb|root ...
 # Says what it installs; uses sudo when not root. --only-check installs nothing and fails with one line instead.
 set -euo pipefail
 
@@ -11,6 +11,7 @@ stub=(python3 openssl) # of the account service: make run IDENTITY=heavenland
 tls=(openssl) # make run TLS=1
 check=(libcmocka-dev shellcheck git python3 python3-venv)
 fuzz=(clang libclang-rt-dev)
+bench=(wrk libpcre2-8-0 zlib1g) # nginx with nchan is unpacked, as it would start a service
 tests=(chromium chromium-driver dnsmasq-base socat)
 deb=(debhelper dpkg-dev fakeroot lintian git)
 root=(debootstrap debian-archive-keyring systemd-container) # Debian roots: make test-deb
@@ -39,9 +40,10 @@ for purpose in "$@"; do
     check) wanted+=("${build[@]}" "${check[@]}") ;;
     fuzz) wanted+=("${build[@]}" "${fuzz[@]}") ;;
     test) wanted+=("${build[@]}" "${run[@]}" "${stub[@]}" "${redis[@]}" "${check[@]}" "${tests[@]}") ;;
+    bench) wanted+=("${build[@]}" "${run[@]}" "${stub[@]}" "${redis[@]}" "${check[@]}" "${bench[@]}") ;;
     deb) wanted+=("${build[@]}" "${deb[@]}") ;;
     root) wanted+=("${root[@]}") ;;
-    *) fail "unknown purpose '$purpose' (build, run, stub, tls, check, test, fuzz, deb, root)" ;;
+    *) fail "unknown purpose '$purpose' (build, run, stub, tls, check, test, fuzz, bench, deb, root)" ;;
     esac
 done
 

@@ -1,0 +1,387 @@
+"""Measures the chat against the limit of the machine and against what one would take instead.
+
+    make bench                    all of it, in docs/benchmarks
+    make bench BENCH_SECONDS=5    each run measures 5 s instead of 2
+    make bench BENCH=quick        once each, small and short, to see that it works; in
+                                  build/bench/report
+
+All servers run all the time; runs take turns, so that a slow moment of the machine hits everybody.
+Figures are medians of the rounds, a ratio is the median of each round's ratio.
+"""
+
+import argparse
+import contextlib
+import re
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+import report as paper
+from servers import (
+    BUILD,
+    PLACE,
+    REPO,
+    Absent,
+    answering_haproxy,
+    channels,
+    chatload,
+    commands,
+    faults,
+    hlchat,
+    nchan,
+    report_of,
+    sendloop,
+    start_all,
+    start_chatload,
+    uwebsockets,
+    wrk,
+)
+
+OURS, PROXIED, CLUSTER = "hlchat", "hlchat, HAProxy", "2 hlchat, Redis, HAProxy"
+EACH, BATCH = "send() each", "send() batched"
+NCHAN, UWS, CHANNELS, CENTRIFUGO = "nchan", "uWebSockets", "Channels + Redis", "Centrifugo"
+
+STEADY = {"rate": 10}
+CLOSED = {"publishers": 32, "window": 64}
+PATIENT = {"publishers": 8, "window": 8, "drain": 60, "warm_up": 0}
+
+
+class Bench:
+    def __init__(self, seconds, rounds, quick):
+        self.seconds, self.rounds, self.quick = seconds, rounds, quick
+        self.most = 750 if quick else 15000  # clients
+        self.few = self.most // 15
+        self.goals = []  # (what, goal, measured, whether it is met; None: unknown)
+        self.runs = {}  # {case: {server: [report of each round]}}
+        self.tables = []  # (title, note, header, rows)
+        self.found = []  # what was wrong in a run
+
+    def say(self, text):
+        print(f"bench: {text}", file=sys.stderr, flush=True)
+
+    def run(self, server, **options):
+        return self.checked(
+            server, options, chatload(server, **{"seconds": self.seconds, **options})
+        )
+
+    def checked(self, server, options, result):
+        if wrong := faults(result):
+            how = " ".join(f"{key}={value}" for key, value in options.items())
+            self.found.append(f"{server.name}, {how}: {wrong}; {result['first_error']}".strip("; "))
+        return result
+
+    def take_turns(self, runs):
+        """{name: function} or {name: (server, options)}, round after round; {name: [results]}."""
+        results = {name: [] for name in runs}
+        for _ in range(self.rounds):
+            for name, what in runs.items():
+                result = what() if callable(what) else self.run(what[0], **what[1])
+                results[name].append(result)
+        return results
+
+    def goal(self, what, values, *, at_least=None, at_most=None, form="{:.2f}"):
+        """`values`: one for each round, or none when it could not be measured."""
+        bound = at_most if at_least is None else at_least
+        sign = "<=" if at_least is None else ">="
+        measured, met = "not measured", None
+        if values:
+            measured = form.format(median(values))
+            met = median(values) <= bound if at_least is None else median(values) >= bound
+        unit = form.partition("}")[2]
+        self.goals.append((what, f"{sign} {bound:g}{unit}", measured, met))
+
+    # deliveries for a second of the server's CPU time ---------------------------------------------
+
+    def fanout(self, servers):
+        for clients in (self.few, 5 * self.few):
+            for name, load in (("10 msg/s", STEADY), ("closed loop", CLOSED)):
+                case = f"{clients} clients, {name}"
+                self.say(case)
+                runs = {
+                    name: (server, {"clients": clients, **load}) for name, server in servers.items()
+                }
+                # It needs seconds for what the others do in milliseconds.
+                if load is CLOSED and clients == self.few and CHANNELS in servers:
+                    runs[CHANNELS] = servers[CHANNELS], {"clients": clients, **PATIENT}
+                else:
+                    runs.pop(CHANNELS, None)
+                self.runs[case] = self.take_turns(runs)
+        self.fanout_goals()
+
+    def fanout_goals(self):
+        for other, load, goal in (
+            (EACH, "10 msg/s", 0.90),
+            (BATCH, "closed loop", 0.90),
+            (UWS, "10 msg/s", 1.05),
+            (UWS, "closed loop", 6),
+            (NCHAN, "10 msg/s", 1.3),
+            (NCHAN, "closed loop", 20),
+            (CHANNELS, "closed loop", 1000),
+        ):
+            for case, runs in self.runs.items():
+                if not case.endswith(load) or (other == CHANNELS and other not in runs):
+                    continue
+                ratios = ratio(runs[OURS], runs.get(other, ()), per_cpu_s)
+                form = "{:.2f}" if goal < 100 else "{:.0f}"
+                self.goal(f"hlchat / {other}, {case}", ratios, at_least=goal, form=form)
+
+    # one figure each ------------------------------------------------------------------------------
+
+    def long_run(self, ours, limit):
+        options = {"clients": 5 * self.few, "rate": 100, "seconds": 30 * self.seconds}
+        what = f"{options['clients']} clients, 100 msg/s for {options['seconds']:g} s"
+        self.say(what)
+        runs = {server.name: self.run(server, **options) for server in (limit, ours)}
+        mine, bound = runs[ours.name], max(100, 1.3 * runs[limit.name]["latency_ms"]["p99"])
+        self.goals.append(
+            (
+                what,
+                f"0 lost, p99 <= 100 ms or the bare loop's x 1.3 ({bound:.0f} ms)",
+                f"{mine['lost']} lost, p99 {mine['latency_ms']['p99']:.0f} ms",
+                not faults(mine) and mine["latency_ms"]["p99"] <= bound,
+            )
+        )
+        rows = [[name, *figures(run)] for name, run in runs.items()]
+        self.tables.append((what, "", ["server", *FIGURES], rows))
+
+    def connections(self):
+        counts = [n * self.most // 15000 for n in (100, 1000, 5000, 10000, 15000)]
+        broker = "ws-broker-1"
+        self.say(f"connecting {counts[0]} to {counts[-1]} clients, then idle")
+        memory = []
+        for _ in range(self.rounds):
+            with hlchat(OURS) as fresh:  # what was freed once would be taken again
+                run = self.run(fresh, clients=counts[3], seconds=0)
+                memory.append(run["client_rss_kib"][broker])
+        self.goal("memory of an idle client", memory, at_most=2.5, form="{:.2f} KiB")
+        with hlchat(OURS) as server:
+            runs = self.take_turns(
+                {n: (server, {"clients": n, "seconds": 0, "at_once": 256}) for n in counts}
+            )
+            idle_s = 3 if self.quick else 50
+            idle = self.run(server, clients=counts[-1], seconds=0, idle=idle_s)
+        cost = {n: [run["login_cpu_us"][broker] for run in runs[n]] for n in counts}
+        dearest = max(counts, key=lambda n: median(cost[n]))
+        what = f"connect + login, {counts[0]} to {counts[-1]} clients, the dearest ({dearest})"
+        self.goal(what, cost[dearest], at_most=45, form="{:.1f} us of broker CPU")
+        what = f"idle broker with {counts[-1]} clients, a ping every 25 s"
+        share = [idle["idle_cores"][broker] * 100]
+        self.goal(what, share, at_most=1, form="{:.2f} % of a core")
+        rows = [
+            [
+                n,
+                f"{median(run['connect_s'] for run in runs[n]):.2f}",
+                f"{median(run['login_ms']['p99'] for run in runs[n]):.0f}",
+                f"{median(cost[n]):.1f}",
+            ]
+            for n in counts
+        ]
+        header = ["clients", "all in after, s", "login p99 ms", "broker CPU us each"]
+        note = "As fast as it goes, 256 under way at a time."
+        self.tables.append(("Connecting and logging in to one broker", note, header, rows))
+
+    def stalled(self, server):
+        """The same readers, alone and beside more, a tenth of all, that read nothing."""
+        readers, more = self.few, self.few // 9
+        self.say(f"{readers} clients and {more} that do not read")
+        runs = self.take_turns(
+            {
+                "alone": (server, {"clients": readers, "rate": 100}),
+                "beside": (server, {"clients": readers + more, "stalled": more, "rate": 100}),
+            }
+        )
+        what = f"{more} stalled beside {readers} readers, 100 msg/s, with / without: "
+        cost = ratio(runs["alone"], runs["beside"], per_cpu_s)
+        self.goal(what + "CPU per delivery", cost, at_most=1.05)
+        delay = ratio(runs["beside"], runs["alone"], lambda run: run["latency_ms"]["p50"])
+        self.goal(what + "median latency", delay, at_most=1.05)
+
+    def publish(self):
+        self.say("the publish path")
+        command = [BUILD / "bench" / "bench_publish"]
+        out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        cost = float(re.search(r"80 bytes of text +([0-9.]+)", out)[1])
+        what = "publish path of one broker, from the text to the log"
+        self.goal(what, [cost], at_most=8, form="{:.2f} us a message")
+
+    def flush(self):
+        self.say("FLUSH_INTERVAL_MS=10 and 0 behind HAProxy")
+        runs = {}
+        with (
+            hlchat("hlchat, 0 ms", haproxy=True) as at_once,
+            hlchat("hlchat, 10 ms", haproxy=True, FLUSH_INTERVAL_MS=10) as slower,
+        ):
+            for rate in (500, 10):
+                options = {"clients": self.few, "rate": rate}
+                runs[rate] = self.take_turns({0: (at_once, options), 10: (slower, options)})
+        cost = ratio(runs[500][0], runs[500][10], per_cpu_s)
+        what = f"broker + HAProxy, {self.few} clients, FLUSH_INTERVAL_MS=10 / 0: "
+        self.goal(what + "CPU per delivery at 500 msg/s", cost, at_most=0.35)
+        pairs = zip(runs[10][10], runs[10][0], strict=True)
+        more = [a["latency_ms"]["p50"] - b["latency_ms"]["p50"] for a, b in pairs]
+        self.goal(what + "median latency added at 10 msg/s", more, at_most=1, form="{:.1f} ms")
+
+    def redis(self, memory):
+        self.say("two brokers on Redis and the log in memory")
+        with hlchat(f"2 {OURS}, Redis", brokers=2, STORE="redis") as pair:
+            options = {"clients": self.few, "rate": 100}
+            runs = self.take_turns({"redis": (pair, options), "memory": (memory, options)})
+        what = f"2 brokers + Redis / log in memory, {self.few} clients, 100 msg/s: "
+        last = ratio(runs["redis"], runs["memory"], lambda run: run["fanout_ms"]["p99"])
+        self.goal(what + "publish to last delivery, p99", last, at_most=2)
+
+    # the HTTP API ---------------------------------------------------------------------------------
+
+    def fastcgi(self):
+        self.say("/api/version")
+        seconds = max(1, round(self.seconds))
+        with hlchat(PROXIED, haproxy=True) as ours:
+            answer = ours.stack.http("GET", "/api/version").text()
+            with answering_haproxy(answer) as limit:
+                if limit.http("GET", "/api/version").text() != answer:
+                    raise RuntimeError("HAProxy's own answer is another one")
+                fronts = {
+                    "api-fcgi behind HAProxy": ours.stack.haproxy.address(),
+                    "HAProxy itself (the limit)": limit.haproxy.address(),
+                }
+                runs = self.take_turns(
+                    {n: partial(wrk, to, "/api/version", seconds) for n, to in fronts.items()}
+                )
+        rows = [
+            [name, f"{median(n for n, _ in results):,.0f}", f"{median(p for _, p in results):.1f}"]
+            for name, results in runs.items()
+        ]
+        note = "`wrk`, 32 connections that are kept open, closed loop."
+        header = ["who answers", "requests/s", "p99 ms"]
+        self.tables.append(("GET /api/version", note, header, rows))
+
+    # large and rough ------------------------------------------------------------------------------
+
+    def heavy(self):
+        self.say("the heavy cases")
+        rows = []
+
+        def row(name, run, remark=""):
+            rows.append([name, *figures(run), remark])
+
+        few, half, most = self.few, self.most * 2 // 3, self.most
+        proxied = min(half, 9900)  # two descriptors each, of 20,000
+        with hlchat(OURS) as ours, hlchat(PROXIED, haproxy=True) as behind:
+            for name, server, options in (
+                (f"{half} clients, 10 msg/s", ours, {"clients": half, "rate": 10}),
+                (f"{most} clients, 5 msg/s", ours, {"clients": most, "rate": 5}),
+                (f"{proxied} behind one HAProxy, 5 msg/s", behind, {"clients": proxied, "rate": 5}),
+                (f"{few} clients, 10 msg/s", ours, {"clients": few, "rate": 10}),
+            ):
+                run = self.run(server, **options)
+                rss = run["client_rss_kib"].get("haproxy")
+                row(name, run, f"{rss:.1f} KiB of HAProxy for each" if rss else "")
+            # The storm is another chatload: it comes while the first one measures.
+            options = {"clients": few, "rate": 10}
+            listeners = start_chatload(ours, **options, seconds=max(4, self.seconds))
+            crowd = half // 2
+            storm = self.run(ours, clients=crowd, at_once=crowd, seconds=0, idle=1)
+            row(
+                f"the same while {crowd} more connect at once",
+                self.checked(ours, options, report_of(listeners)),
+                f"these are logged in after {storm['connect_s']:.2f} s",
+            )
+            stalled = few // 9
+            # Until more than the ring holds has passed them by.
+            options = {"clients": few + stalled, "stalled": stalled, "seconds": 5 * self.seconds}
+            run = self.run(ours, **options, **CLOSED)
+            row(
+                f"{few} clients and {stalled} that do not read, closed loop",
+                run,
+                f"{run['stalled_closed']} of these were closed",
+            )
+        note = "One run each, of one broker, or of one and HAProxy."
+        self.tables.append(("Large and rough", note, ["case", *FIGURES, ""], rows))
+
+
+def per_cpu_s(run):
+    return run["deliveries_per_cpu_s"]
+
+
+def ratio(ours, theirs, figure):
+    return [figure(mine) / figure(other) for mine, other in zip(ours, theirs, strict=False)]
+
+
+FIGURES = ("msg/s", "lost", "p50 ms", "p99 ms", "max ms", "last delivery p99 ms", "cores")
+
+
+def figures(run):
+    return [
+        f"{run['sent'] / run['seconds']:.0f}",
+        run["lost"],
+        *(f"{run['latency_ms'][key]:.0f}" for key in ("p50", "p99", "max")),
+        f"{run['fanout_ms']['p99']:.0f}",
+        f"{sum(run['cpu_s'].values()) / run['seconds']:.2f}",
+    ]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--seconds", type=float, default=2, help="that each run measures")
+    parser.add_argument("--quick", action="store_true", help="once each, small and short")
+    parser.add_argument("--only", default="", help="part of a name: fanout, heavy, ...")
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.seconds = min(arguments.seconds, 0.5)
+    bench = Bench(arguments.seconds, 1 if arguments.quick else 3, arguments.quick)
+    machine = paper.Machine()
+    command = "make bench"
+    if arguments.quick:
+        command += " BENCH=quick"
+    elif arguments.seconds != 2:
+        command += f" BENCH_SECONDS={arguments.seconds:g}"
+    with contextlib.ExitStack() as stack:
+        bench.say("starting the servers")
+        servers, absent = start_all(
+            stack,
+            **{
+                OURS: (hlchat, OURS),
+                PROXIED: (partial(hlchat, haproxy=True), PROXIED),
+                CLUSTER: (partial(hlchat, haproxy=True, brokers=2, STORE="redis"), CLUSTER),
+                EACH: (sendloop, EACH, "each"),
+                BATCH: (sendloop, BATCH, "batch"),
+                UWS: (uwebsockets, UWS),
+                NCHAN: (nchan, NCHAN),
+                CHANNELS: (channels, CHANNELS),
+            },
+        )
+        # Its packages are not in Debian, PyPI or npm, and not every Go module proxy serves it.
+        absent[CENTRIFUGO] = "no package of it in Debian, PyPI or npm"
+        for name, why in absent.items():
+            bench.say(f"absent: {name}: {why}")
+        parts = {
+            "fanout": lambda: bench.fanout(servers),
+            "long": lambda: bench.long_run(servers[OURS], servers[BATCH]),
+            "connections": bench.connections,
+            "stalled": lambda: bench.stalled(servers[OURS]),
+            "publish": bench.publish,
+            "flush": bench.flush,
+            "redis": lambda: bench.redis(servers[OURS]),
+            "fastcgi": bench.fastcgi,
+            "heavy": bench.heavy,
+        }
+        for name, part in parts.items():
+            if arguments.only in name:
+                try:
+                    part()
+                except Absent as why:
+                    bench.say(f"{name}: {why}")
+                    bench.found.append(f"{name} was not measured: {why}")
+    place = PLACE / "report" if arguments.quick or arguments.only else REPO / "docs" / "benchmarks"
+    paper.write(place, bench, machine, absent, command, commands)
+    bench.say(f"wrote {Path(place).relative_to(REPO)}")
+    print(paper.goals_text(bench))
+    for wrong in bench.found:
+        bench.say(f"wrong: {wrong}")
+    return 1 if any(OURS in wrong for wrong in bench.found) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,176 @@
+"""What `make bench` has measured, as Markdown and as a picture (SVG, written here)."""
+
+import os
+import platform
+import re
+import subprocess
+import time
+from pathlib import Path
+from statistics import median
+from xml.sax.saxutils import escape
+
+REPO = Path(__file__).parents[2]
+KEY = "deliveries_per_cpu_s"
+
+
+def output(*command):
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def found(pattern, text):
+    match = re.search(pattern, text)
+    return match[1] if match else "?"
+
+
+class Machine:
+    """Facts, taken at the start; and how much of the CPU others had meanwhile."""
+
+    def __init__(self):
+        self.load = os.getloadavg()
+        self.date = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+        self.began = self.ticks()
+
+    @staticmethod
+    def ticks():
+        numbers = [int(n) for n in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
+        return sum(numbers), numbers[7]
+
+    def lines(self):
+        total, steal = (now - then for now, then in zip(self.ticks(), self.began, strict=True))
+        cpu = found(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+        system = found('PRETTY_NAME="(.*)"', Path("/etc/os-release").read_text())
+        versions = {
+            "HAProxy": found(r"version (\S+)", output("/usr/sbin/haproxy", "-v")),
+            "Redis": found(r"v=(\S+)", output(REPO / "shared/scripts/redis-server.sh", "-v")),
+            "libwebsockets": output("pkg-config", "--modversion", "libwebsockets").strip("-\n"),
+            "gcc": output("gcc", "-dumpfullversion").strip(),
+        }
+        return [
+            f"{os.cpu_count()} cores, {cpu}; Linux {platform.release()}, {system}",
+            ", ".join(f"{name} {version}" for name, version in versions.items()),
+            f"{self.date}; load average at the start "
+            + ", ".join(f"{load:.1f}" for load in self.load)
+            + f"; {steal / max(total, 1) * 100:.1f} % of the CPU time went to other machines",
+        ]
+
+
+def short(number):
+    for limit, unit in ((1e6, "M"), (1e3, "k")):
+        if number >= limit:
+            value = number / limit
+            return f"{value:.0f}{unit}" if value >= 100 else f"{value:.3g}{unit}"
+    return f"{number:.0f}"
+
+
+def table(header, rows):
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in row) + " |" for row in lines) + "\n"
+
+
+def word(met):
+    return {True: "met", False: "**missed**", None: "unknown"}[met]
+
+
+def goals_text(bench):
+    return "\n".join(
+        f"{word(met).strip('*'):7} {what}: {measured} (goal {goal})"
+        for what, goal, measured, met in bench.goals
+    )
+
+
+def fanout_table(runs, show):
+    servers = list(dict.fromkeys(name for case in runs.values() for name in case))
+    rows = []
+    for server in servers:
+        cells = [show(runs[case][server]) if server in runs[case] else "" for case in runs]
+        rows.append([server, *cells])
+    return table(["server", *runs], rows)
+
+
+def deliveries(results):
+    values = [result[KEY] for result in results]
+    return f"**{short(median(values))}** ({short(min(values))} – {short(max(values))})"
+
+
+def latency(results):
+    p50, p99 = (median(r["latency_ms"][key] for r in results) for key in ("p50", "p99"))
+    return f"{p50:.1f} / {p99:.1f}"
+
+
+def write(place, bench, machine, absent, command, commands):
+    place.mkdir(parents=True, exist_ok=True)
+    parts = [
+        "# Benchmarks: results\n",
+        f"Written by `{command}`. [README.md](README.md) tells what the words mean.\n",
+        "\n".join(f"- {line}" for line in machine.lines()) + "\n",
+    ]
+    if bench.quick:
+        parts.append("**A quick run**: small and short, so it says nothing about the goals.\n")
+    if bench.goals:
+        rows = [[what, goal, measured, word(met)] for what, goal, measured, met in bench.goals]
+        parts += ["## Goals\n", table(["what", "goal", "measured", ""], rows)]
+    if bench.runs:
+        parts += [
+            "## Deliveries per second of server CPU\n",
+            f"Median of {bench.rounds} interleaved rounds (least – most).\n",
+            fanout_table(bench.runs, deliveries),
+            "![deliveries per second of server CPU](fanout.svg)\n",
+            "## Latency, p50 / p99 ms\n",
+            "From when a message was due to each delivery. Client and server share the cores, so "
+            "about half of it is the client's.\n",
+            fanout_table(bench.runs, latency),
+        ]
+        (place / "fanout.svg").write_text(picture(bench.runs))
+    for title, note, header, rows in bench.tables:
+        parts += [f"## {title}\n", *([note + "\n"] if note else []), table(header, rows)]
+    if commands:
+        parts += ["## What chatload was called with\n", "\n".join(["```", *commands, "```"]) + "\n"]
+    if absent:
+        rows = "\n".join(f"- {name}: {why}" for name, why in absent.items())
+        parts += ["## Absent\n", rows + "\n"]
+    if bench.found:
+        parts += ["## What went wrong\n", "\n".join(f"- {line}" for line in bench.found) + "\n"]
+    (place / "results.md").write_text("\n".join(parts))
+
+
+# the picture ------------------------------------------------------------------------------------
+
+ROW, LABEL, BAR, GAP = 22, 190, 420, 46
+OURS_COLOUR, LIMIT_COLOUR, PEER_COLOUR = "#2f6fab", "#9aa5b1", "#d08a3c"
+
+
+def colour(server):
+    if "hlchat" in server:
+        return OURS_COLOUR
+    return LIMIT_COLOUR if server.startswith("send()") else PEER_COLOUR
+
+
+def picture(runs):
+    """Bars, longer is better; each panel from 0, as a ratio is what one wants to see."""
+    parts, y = [], 10
+    for case, servers in runs.items():
+        values = {name: median(r[KEY] for r in results) for name, results in servers.items()}
+        most = max(values.values())
+        parts.append(f'<text x="10" y="{y + 14}" class="title">{escape(case)}</text>')
+        y += 24
+        for name, value in sorted(values.items(), key=lambda item: -item[1]):
+            width = max(1, value / most * BAR)
+            parts.append(
+                f'<text x="{LABEL}" y="{y + 15}" class="name">{escape(name)}</text>'
+                f'<rect x="{LABEL + 8}" y="{y + 3}" width="{width:.1f}" height="{ROW - 6}" '
+                f'fill="{colour(name)}"/>'
+                f'<text x="{LABEL + 14 + width:.1f}" y="{y + 15}">{short(value)}</text>'
+            )
+            y += ROW
+        y += GAP - ROW
+    width = LABEL + BAR + 80
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{y}" '
+        f'viewBox="0 0 {width} {y}">\n'
+        "<style>text{font:12px sans-serif;fill:#333}.name{text-anchor:end}"
+        ".title{font-weight:bold}</style>\n"
+        '<rect width="100%" height="100%" fill="#fff"/>\n' + "\n".join(parts) + "\n</svg>\n"
+    )
