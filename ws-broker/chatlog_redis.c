@@ -30,8 +30,9 @@ enum {
     ERROR_PAUSE_MS = 500,
     PROBE_MS = 1000,
     RECENT_MS =
-        15000, /* what we have stored since then is kept, to be stored again after a failover */
-    READY_MS = 3000, /* a write of ours must have worked in this time */
+        15000,        /* what we have stored since then is kept, to be stored again if it is lost */
+    AGAIN_MS = 15000, /* for so long that is tried; nobody waits for it */
+    READY_MS = 3000,  /* a write of ours must have worked in this time */
     TICK_MS = 100,
     KEY_TEXT_MAX = 96,
     ID_TEXT_MAX = 48,
@@ -808,18 +809,15 @@ static void append_again(struct redis_log *log) {
     DL_FOREACH_SAFE(log->recent, append, next) {
         char key[SEEN_KEY_MAX + 1];
         snprintf(key, sizeof(key), "%s-%" PRIu64, log->nonce, append->number);
-        /* A full stream that begins later may simply have dropped it. */
-        bool is_trimmed = log->reread_count >= log->options.log_maxlen &&
-                          stream_id_compare(append->stored_as, log->first_reread) < 0;
-        if (seen_is_found(log->seen, key) || is_trimmed ||
-            now_ms(log) - append->stored_ms > RECENT_MS)
+        if (seen_is_found(log->seen, key) || now_ms(log) - append->stored_ms > RECENT_MS ||
+            stream_id_compare(append->stored_as, log->first_reread) < 0)
             continue;
         DL_DELETE(log->recent, append);
         log->recent_count--;
         log->recent_bytes -= append->len;
         append->is_again = append->is_marked = true;
         append->state = APPEND_QUEUED;
-        append->give_up_ms = now_ms(log) + GIVE_UP_MS;
+        append->give_up_ms = now_ms(log) + AGAIN_MS;
         log->append_count++;
         log->append_bytes += append->len;
         if (first)
@@ -839,11 +837,14 @@ static void append_again(struct redis_log *log) {
 /* Everything that the stream has is read. */
 static void end_reread(struct redis_log *log) {
     struct waiting *waiting, *next;
+    /* Only a full stream drops what is older than its first entry. */
+    if (log->reread_count < log->options.log_maxlen)
+        log->first_reread = (struct stream_id){0, 0};
     size_t lost = seen_end(log->seen, log->first_reread);
     log->is_rereading = false;
     if (lost > 0) {
         log_warn("chatlog", "entries_missing", log_int("entries", (int64_t)lost));
-        log->count_lost_ms = now_ms(log) + GIVE_UP_MS;
+        log->count_lost_ms = now_ms(log) + AGAIN_MS;
         log->is_epoch_over = true;
     }
     append_again(log);

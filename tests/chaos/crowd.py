@@ -259,6 +259,10 @@ class Crowd:
 
         self._run(all_at_once())
 
+    def sent_before(self, when):
+        """How many messages."""
+        return sum(at < when for member in self.members for at in member._sent_at.values())
+
     def recovered(self, since, brokers=None):
         """How long after `since` each broker's resident had a message back that was sent later."""
         residents = self.residents if brokers is None else [self.residents[i] for i in brokers]

@@ -128,7 +128,7 @@ class TestOutcomes:
         run.sessions.append(Session("other", frames(LOG), ["x"]))
         (problem,) = check(run)
         assert "1 vanished" in problem
-        assert check(replace(run, lost=1)) == []
+        assert check(replace(run, lost=100)) == [problem]
 
     def test_no_outcome_on_a_connection_that_ended(self, run):
         run.sessions.append(Session("other", frames(LOG[:5]), ["x"], closed=1006))
@@ -213,6 +213,15 @@ class TestLost:
     def test_more_than_was_told(self, run):
         run.histories["two"] = messages([t for t in LOG[::-1] if t not in "cd"])
         assert check(replace(run, lost=1))
+        assert check(replace(run, lost=2)) == []
+
+    def test_others_elsewhere_are_more(self, run):
+        run.histories["one"] = messages([t for t in LOG[::-1] if t != "c"])
+        run.histories["two"] = messages([t for t in LOG[::-1] if t != "c"])
+        assert check(replace(run, lost=1)) == []
+        run.histories["two"] = messages([t for t in LOG[::-1] if t != "d"])
+        (problem,) = check(replace(run, lost=1))
+        assert problem == "the history of two: 'd' is missing before 'e' (1 in all)"
         assert check(replace(run, lost=2)) == []
 
 

@@ -1,15 +1,18 @@
 """What every chaos test does before and after its fault."""
 
 import json
+import re
 import time
 from dataclasses import replace
 
 from checker import check
 from crowd import Crowd
+from stack import until
 
 KEY = "chat:{main}"
 GOAL_S = 3.0  # to recover, counted from when a writable master answers
-AUDIT_S = 5.0  # by then a broker knows that entries are missing
+AGAIN_S = 10  # an entry younger than this is stored again by its broker, and a bit older ones too
+COUNTED_S = 15.5  # after a broker has read the log again: what is lost is counted by then
 ANSWER_S = 2.0  # a broker that needs longer for a health check hangs
 
 
@@ -37,6 +40,7 @@ class Trial:
         self.crowd = crowd.__enter__()
         self.crowd.begin()
         self.crowd.talk(until_back=40)
+        self.first_epoch = self.epoch()
         return self.stack, self.crowd
 
     def close(self):
@@ -44,32 +48,39 @@ class Trial:
             self.crowd.__exit__()
             self.crowd = None
 
+    def metrics(self, name):
+        """Of each broker, the sum over all labels."""
+        return [
+            int(sum(v for sample, v in b.metrics().items() if sample.partition("{")[0] == name))
+            for b in self.stack.brokers
+        ]
+
     def metric(self, name):
-        """The sum over all brokers and labels."""
-        return sum(
-            value
-            for broker in self.stack.brokers
-            for sample, value in broker.metrics().items()
-            if sample.partition("{")[0] == name
-        )
+        return sum(self.metrics(name))
+
+    def epoch(self):
+        return self.store.call("GET", f"{KEY}:epoch")
 
     def finish(self):
         """The record of it all, for the checker."""
         run = self.crowd.finish()
-        lost = int(self.metric("hlchat_log_lost_entries_total"))
+        lost = max(self.metrics("hlchat_log_lost_entries_total"))
         return replace(run, lost=lost, **stored_in(self.store))
 
-    def end(self, recovery_s, *, stayed="all", errors=(), lost=0):
+    def end(self, recovery_s, *, stayed="all", errors=(), lost=0, log_lost=False):
         """Goes on a while, then everything must be right.
 
         stayed: how many kept their connection; None: any number. errors: words, of which each error
-        that anybody got must have one. lost: how many entries the brokers may say are lost; None:
-        any number.
+        that anybody got must have one. lost: how many entries a broker may say are lost. log_lost:
+        the log did lose entries, None: perhaps; those older than AGAIN_S may be lost for good.
         """
-        began = time.monotonic()
+        if log_lost:
+            lost += self.crowd.sent_before(time.monotonic() - AGAIN_S)
+            until("all have read it again", lambda: self.first_epoch not in self._epochs())
+            counted = time.monotonic() + (COUNTED_S if lost else 0)
+            while time.monotonic() < counted:
+                self.crowd.talk(until_back=10)
         self.crowd.talk(until_back=40)
-        while lost != 0 and time.monotonic() < began + AUDIT_S:
-            self.crowd.talk(until_back=10)
         run = self.finish()
         told = {
             "recovery_s": round(recovery_s, 2),
@@ -79,7 +90,7 @@ class Trial:
             "errors": sum(self.crowd.errors.values()),
             "lost": run.lost,
             "moved": len(run.moved),
-            "repeats": int(self.metric("hlchat_log_repeats_total")),
+            "repeats": self.metric("hlchat_log_repeats_total"),
             "health_s": round(self.crowd.slowest_health, 2),
         }
         self._properties.append(("chaos", told))
@@ -89,19 +100,33 @@ class Trial:
         assert stayed is None or told["stayed"] == (told["clients"] if stayed == "all" else stayed)
         strange = [e for e in self.crowd.errors if not any(word in e for word in errors)]
         assert strange == []
-        assert lost is None or run.lost <= lost
+        assert run.lost <= lost
+        # Its name changes when the log has lost something, and only then.
+        assert log_lost in (None, self.epoch() != self.first_epoch)
+        assert set(self._epochs()) == {self.epoch()}
         assert self.crowd.slowest_health < ANSWER_S
         assert recovery_s < GOAL_S
+        return run
+
+    def _epochs(self):
+        """What each broker knows."""
+        names = (re.findall("chatlog epoch name=(.*)", b.log()) for b in self.stack.brokers)
+        return [known[-1] for known in names]
+
+
+def entries_of(redis):
+    """The stream: the fields of each entry."""
+    entries = redis.call("XRANGE", KEY, "-", "+")
+    return [dict(zip(fields[::2], fields[1::2], strict=True)) for _, fields in entries]
 
 
 def stored_in(redis):
     """The stream, as the checker wants it."""
     stored, seen, moved = [], set(), set()
-    for _, fields in redis.call("XRANGE", KEY, "-", "+"):
-        entry = dict(zip(fields[::2], fields[1::2], strict=True))
-        if "m" not in entry or entry.get("k") in seen:
+    for entry in entries_of(redis):
+        if entry["k"] in seen:
             continue
-        seen.add(entry.get("k"))
+        seen.add(entry["k"])
         message = json.loads(entry["m"])
         stored.append(message)
         if "o" in entry:

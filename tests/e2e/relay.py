@@ -1,6 +1,7 @@
 """A TCP relay of the test's own: what a bad network does, on demand."""
 
 import asyncio
+import re
 import socket
 import threading
 
@@ -20,6 +21,7 @@ class Relay:
         self.target = target
         self.changer = changer or (lambda: bytes)
         self._held = {}  # direction: what must be among the bytes
+        self._stop_at = None
         self._swallowed = set()
         self._links = set()
         self._port = Port()
@@ -55,6 +57,18 @@ class Relay:
         """Both ends see a reset."""
         self._do(lambda: [link.reset() for link in list(self._links)])
 
+    def lead_to(self, target):
+        """Cuts all, forgets what is held, and leads elsewhere from now on."""
+
+        def turn():
+            for link in list(self._links):
+                link.reset()
+            self._held.clear()
+            self._swallowed.clear()
+            self.target = target
+
+        self._do(turn)
+
     def cut_late(self):
         """Only the client sees it; what is held goes up to the server when it is released.
 
@@ -74,6 +88,14 @@ class Relay:
         them.
         """
         self._do(self._held.update, dict.fromkeys(directions, only))
+
+    def hold_at(self, pattern):
+        """Once such bytes (a regular expression) are on their way up, as hold("up", "down")."""
+
+        def watch():
+            self._stop_at = re.compile(pattern)
+
+        self._do(watch)
 
     def swallow(self, *directions):
         """Bytes vanish, until release(). What comes later would be out of step: cut first."""
@@ -120,6 +142,9 @@ class _End(asyncio.Protocol):
         relay = self.link.relay
         if self.direction in relay._swallowed:
             return
+        if self.direction == UP and relay._stop_at and relay._stop_at.search(data):
+            relay._stop_at = None
+            relay._held.update({UP: b"", DOWN: b""})
         self.waiting += self.link.change(data) if self.direction == DOWN else data
         self.flush()
 

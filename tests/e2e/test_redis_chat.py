@@ -287,7 +287,7 @@ def test_the_epoch_changes_when_the_log_has_lost_entries(start_stack):
     for part in range(5):  # more than the log keeps
         say(ann, [f"{part} {i}" for i in range(100)])
     stack.redis.call("CLIENT", "KILL", "TYPE", "normal")
-    stack.redis.kill()
+    stack.redis.stop()
     stack.redis.start()
     reset(1)
     all_know(first)

@@ -16,30 +16,19 @@
 #include "ws-broker/chatlog_redis.h"
 #include "ws-broker/redis.h"
 
-#if defined(__SANITIZE_ADDRESS__)
-/* The sanitizer has an allocator of its own. */
-static void test_sanitizer(void **state) {
-    (void)state;
-    print_message("[  SKIPPED ] the address sanitizer owns the allocator\n");
-    skip();
-}
-
-int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_sanitizer)};
-    return cmocka_run_group_tests(tests, NULL, NULL);
-}
-#else
-
 /* ---- an allocator without room for what is large ---- */
 
 enum { LARGE = 100000 };
 
-void *__libc_malloc(size_t size);
+#if !defined(__SANITIZE_ADDRESS__) /* which has one of its own */
 static bool is_full;
+
+void *__libc_malloc(size_t size);
 
 void *malloc(size_t size) {
     return is_full && size >= LARGE ? NULL : __libc_malloc(size);
 }
+#endif
 
 /* ---- redis.h ---- */
 
@@ -50,17 +39,22 @@ struct redis_value {
     const struct redis_value *items;
 };
 
+struct command {
+    char name[16], last[64]; /* its first and last word */
+    redis_cb callback;
+    void *user;
+};
+
 struct redis {
     const struct redis_events *events;
     void *user;
     bool is_up;
-    redis_cb on_reply; /* of the last command that somebody waits for */
-    void *reply_user;
-    char name[16], cursor[32]; /* its first and last word */
+    struct command sent[32]; /* those with a callback and without an answer */
+    size_t count;
 };
 
 static struct redis links[2]; /* publish, follow */
-static const struct redis_server server = {.run_id = "1"};
+static struct redis_server server;
 
 enum redis_type redis_value_type(const struct redis_value *value) {
     return value ? value->type : REDIS_NULL;
@@ -113,10 +107,12 @@ int redis_send(struct redis *redis, const struct redis_arg *args, size_t count, 
     (void)timeout_ms;
     if (!callback)
         return CHAT_OK;
-    redis->on_reply = callback;
-    redis->reply_user = user;
-    snprintf(redis->name, sizeof(redis->name), "%s", (const char *)args[0].bytes);
-    snprintf(redis->cursor, sizeof(redis->cursor), "%s", (const char *)args[count - 1].bytes);
+    assert_in_range(redis->count, 0, sizeof(redis->sent) / sizeof(*redis->sent) - 1);
+    struct command *command = &redis->sent[redis->count++];
+    *command = (struct command){.callback = callback, .user = user};
+    snprintf(command->name, sizeof(command->name), "%s", (const char *)args[0].bytes);
+    snprintf(command->last, sizeof(command->last), "%.*s", (int)args[count - 1].len,
+             (const char *)args[count - 1].bytes);
     return CHAT_OK;
 }
 
@@ -155,13 +151,72 @@ static void on_entry(void *user, const char *json, size_t len, bool is_new) {
     strncat(handed, letter, sizeof(handed) - strlen(handed) - 1);
 }
 
+static uint64_t appended; /* the tag of the last that ended; all end well here */
+
+static void on_appended(void *user, uint64_t tag, int status) {
+    (void)user;
+    assert_int_equal(status, CHAT_OK);
+    appended = tag;
+}
+
 static void on_pending(void *user) {
     (void)user;
 }
 
+static const struct chatlog_events events = {
+    .on_entry = on_entry, .on_appended = on_appended, .on_pending = on_pending};
+static const struct chatlog_redis_options options = {
+    .chat_name = "main", .log_maxlen = 100, .history_limit = 10, .entry_max = 2 * LARGE};
+
 static void go_up(struct redis *redis) {
     redis->is_up = true;
     redis->events->on_up(redis->user);
+}
+
+static void go_down(struct redis *redis) {
+    redis->is_up = false;
+    redis->count = 0;
+    redis->events->on_down(redis->user);
+}
+
+static struct chatlog *start(uv_loop_t *loop) {
+    handed[0] = '\0';
+    snprintf(server.run_id, sizeof(server.run_id), "1");
+    assert_int_equal(uv_loop_init(loop), 0);
+    struct chatlog *log = chatlog_redis_new(&options, loop, &events, NULL);
+    go_up(&links[0]);
+    go_up(&links[1]);
+    return log;
+}
+
+static void stop(struct chatlog *log, uv_loop_t *loop) {
+    chatlog_stop(log);
+    uv_run(loop, UV_RUN_DEFAULT);
+    chatlog_free(log);
+    assert_int_equal(uv_loop_close(loop), 0);
+}
+
+/* The first such command that waits for an answer; NULL: there is none. */
+static struct command *find(struct redis *redis, const char *name) {
+    for (size_t i = 0; i < redis->count; i++)
+        if (strcmp(redis->sent[i].name, name) == 0)
+            return &redis->sent[i];
+    return NULL;
+}
+
+/* The same, run until there is one. */
+static struct command *await(uv_loop_t *loop, struct redis *redis, const char *name) {
+    while (!find(redis, name))
+        uv_run(loop, UV_RUN_ONCE);
+    return find(redis, name);
+}
+
+static void answer(struct redis *redis, const char *name, const struct redis_value *value) {
+    struct command *command = find(redis, name), done;
+    assert_non_null(command);
+    done = *command;
+    memmove(command, command + 1, (size_t)(&redis->sent[--redis->count] - command) * sizeof(done));
+    done.callback(done.user, value);
 }
 
 #define TEXT(of)  ((struct redis_value){REDIS_TEXT, of, 0, NULL})
@@ -170,21 +225,20 @@ static void go_up(struct redis *redis) {
     ((struct redis_value){REDIS_LIST, NULL, sizeof(array) / sizeof(*(array)), array})
 #define ENTRY(id, key, json) LIST(TEXT(id), LIST(TEXT("k"), TEXT(key), TEXT("m"), TEXT(json)))
 
-/* The answer to a read. */
-static void answer(const struct redis_value *entries) {
+#define FAILED(text) ((struct redis_value){REDIS_FAILED, text, 0, NULL})
+
+static void answer_read(const struct redis_value *entries) {
     const struct redis_value reply = LIST(LIST(TEXT("key"), *entries));
-    redis_cb callback = links[1].on_reply;
-    assert_non_null(callback);
-    assert_string_equal(links[1].name, "XREAD");
-    links[1].on_reply = NULL;
-    callback(links[1].reply_user, &reply);
+    answer(&links[1], "XREAD", &reply);
 }
 
 /* What there was no memory for is read again; nothing is left out, nothing comes twice. */
 static void test_no_memory(void **state) {
-    static const struct chatlog_events events = {.on_entry = on_entry, .on_pending = on_pending};
-    static const struct chatlog_redis_options options = {
-        .chat_name = "main", .log_maxlen = 100, .history_limit = 10, .entry_max = 2 * LARGE};
+#if defined(__SANITIZE_ADDRESS__)
+    (void)state;
+    print_message("[  SKIPPED ] the address sanitizer owns the allocator\n");
+    skip();
+#else
     static char large[LARGE + 8]; /* {  ...  "m":2} */
     uv_loop_t loop;
     (void)state;
@@ -195,35 +249,55 @@ static void test_no_memory(void **state) {
         LIST(ENTRY("5-0", "k-1", "{\"m\":1}"), ENTRY("6-0", "k-2", large),
              ENTRY("7-0", "k-3", "{\"m\":3}"));
     const struct redis_value rest = {REDIS_LIST, NULL, 2, entries.items + 1};
-
-    assert_int_equal(uv_loop_init(&loop), 0);
-    struct chatlog *log = chatlog_redis_new(&options, &loop, &events, NULL);
-    go_up(&links[0]);
-    go_up(&links[1]);
-    assert_string_equal(links[1].cursor, "0-0");
+    struct chatlog *log = start(&loop);
+    assert_string_equal(find(&links[1], "XREAD")->last, "0-0");
     is_full = true;
-    answer(&entries);
+    answer_read(&entries);
     is_full = false;
     assert_false(chatlog_is_loaded(log));
-    while (!links[1].on_reply) {
-        chatlog_turn(log, SIZE_MAX);
-        uv_run(&loop, UV_RUN_ONCE);
-    }
-    assert_string_equal(links[1].cursor, "5-0");
+    chatlog_turn(log, SIZE_MAX);
     assert_string_equal(handed, "1");
-    answer(&rest);
+    assert_string_equal(await(&loop, &links[1], "XREAD")->last, "5-0");
+    answer_read(&rest);
     assert_true(chatlog_is_loaded(log));
     chatlog_turn(log, SIZE_MAX);
     assert_string_equal(handed, "123");
+    stop(log, &loop);
+#endif
+}
 
-    chatlog_stop(log);
-    uv_run(&loop, UV_RUN_DEFAULT);
-    chatlog_free(log);
-    assert_int_equal(uv_loop_close(&loop), 0);
+/* An entry is stored again while a new one is under way: each gets its own answer. */
+static void test_stored_again_among_new_ones(void **state) {
+    static const struct redis_value nothing = {REDIS_LIST, NULL, 0, NULL};
+    uv_loop_t loop;
+    (void)state;
+    struct chatlog *log = start(&loop);
+    answer_read(&nothing);
+    assert_int_equal(chatlog_append(log, "{\"m\":1}", 7, 11), CHAT_OK);
+    answer(&links[0], "XADD", &TEXT("5-0"));
+    assert_int_equal(appended, 11);
+
+    /* Another server, without that one. */
+    go_down(&links[0]);
+    go_down(&links[1]);
+    snprintf(server.run_id, sizeof(server.run_id), "2");
+    go_up(&links[0]);
+    assert_int_equal(chatlog_append(log, "{\"m\":2}", 7, 22), CHAT_OK);
+    go_up(&links[1]);
+    answer_read(&nothing);
+    assert_string_equal(find(&links[0], "XADD")->last, "{\"m\":2}");
+    answer(&links[0], "XADD", &FAILED("OOM"));
+    assert_string_equal(find(&links[0], "XADD")->last, "5-0"); /* the mark */
+    answer(&links[0], "XADD", &TEXT("6-0"));
+    assert_int_equal(appended, 11);
+    assert_string_equal(await(&loop, &links[0], "XADD")->last, "{\"m\":2}");
+    answer(&links[0], "XADD", &TEXT("7-0"));
+    assert_int_equal(appended, 22);
+    stop(log, &loop);
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_no_memory)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_no_memory),
+                                       cmocka_unit_test(test_stored_again_among_new_ones)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
-#endif
