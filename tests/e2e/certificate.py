@@ -15,14 +15,16 @@ def make_key(algorithm="EC"):
     return rsa.generate_private_key(65537, 2048)
 
 
-def make_certificate(chain, key, *, algorithm="EC", days=30, length=1, password=None):
+def make_certificate(
+    chain, key, *, algorithm="EC", name="localhost", days=30, length=1, password=None
+):
     """Writes both as PEM, may be to one file; `chain` again. length: how often it stands there."""
     private = make_key(algorithm)
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    names = [x509.DNSName(name), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
     now = datetime.now(UTC)
     certificate = (
-        x509.CertificateBuilder(name, name, private.public_key(), x509.random_serial_number())
+        x509.CertificateBuilder(subject, subject, private.public_key(), x509.random_serial_number())
         .not_valid_before(now - timedelta(days=60))
         .not_valid_after(now + timedelta(days=days))
         .add_extension(x509.SubjectAlternativeName(names), critical=False)

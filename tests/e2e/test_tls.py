@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from browser import Browser
-from certificate import make_certificate
+from certificate import make_certificate, serial_of
 from http2 import Http2, Http2Client
 from stack import Port, Stack, http_request, open_socket, until, unverified_tls
 from test_haproxy import HANDSHAKE, REQUIRED, StandIn, check, error_of
@@ -246,6 +246,17 @@ def shake_hands(stack, **options):
     for name, value in options.items():
         setattr(context, name, value)
     return context.wrap_socket(open_socket(stack.haproxy.address()), session=session)
+
+
+def test_a_folder_has_a_certificate_for_each_name(start_stack, tmp_path):
+    names = ("a.example", "b.example")
+    files = [make_certificate(*[tmp_path / f"{name}.pem"] * 2, name=name) for name in names]
+    first, second = (serial_of(file) for file in files)
+    stack = start_stack(TLS_CERT=tmp_path)
+    for name, serial in (*zip(names, (first, second), strict=True), ("c.example", first)):
+        sock = open_socket(stack.haproxy.address())
+        with unverified_tls().wrap_socket(sock, server_hostname=name) as sock:
+            assert serial_of(sock.getpeercert(True)) == serial
 
 
 class TestStrength:
