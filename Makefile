@@ -124,6 +124,10 @@ chaos: all $(VENV)/stamp ## break one thing after the other under load, about 5 
 	@tests/run.sh chaos
 smoke: all $(VENV)/stamp ## only the smoke tests
 	@tests/run.sh smoke
+.PHONY: test-images
+test-images: $(VENV)/stamp ## build the container images and try compose.yaml, about 5 minutes
+	@shared/scripts/deps.sh images
+	@tests/images/engine.sh tests/run.sh images
 lint: $(VENV)/stamp ## formatting, shell, Python and banned calls
 	@tests/run.sh lint
 format: $(VENV)/stamp ## format the C and Python sources
@@ -181,4 +185,4 @@ need-build:
 clean: ## remove all that was made (build/)
 	rm -rf build
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile

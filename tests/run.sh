@@ -1,7 +1,8 @@
 #!/bin/bash
 # Runs parts of the tests, one after the other, and closes with one total:
 #
-#     tests/run.sh [lint] [unit] [e2e] [chaos] [smoke]        (all but chaos when none is named)
+#     tests/run.sh [lint] [unit] [e2e] [chaos] [smoke] [images]
+#                                            (all but chaos and images when none is named)
 #
 # `make test` and its relatives build first and then call this. A failing part does not keep the
 # next one from running. Exit 1 when a test failed or a part found nothing to run.
@@ -130,6 +131,11 @@ run_chaos() {
     run_pytest chaos tests/chaos
 }
 
+# images: with the engine of tests/images/engine.sh (make test-images).
+run_images() {
+    run_pytest images tests/images -s
+}
+
 run_pytest() { # name arguments...
     local report=$HLCHAT_BUILD/$1.xml args=() counts
     shift
@@ -177,9 +183,9 @@ run_smoke() {
 (($# > 0)) || set -- lint unit e2e smoke
 for part in "$@"; do
     case $part in
-    lint | unit | e2e | chaos | smoke) ;;
+    lint | unit | e2e | chaos | smoke | images) ;;
     *)
-        echo "usage: tests/run.sh [lint] [unit] [e2e] [chaos] [smoke]" >&2
+        echo "usage: tests/run.sh [lint] [unit] [e2e] [chaos] [smoke] [images]" >&2
         exit 2
         ;;
     esac

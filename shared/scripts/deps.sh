@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that a purpose needs: deps.sh [--only-check] build|run|stub|tls|check|test|fuzz|bench|deb|root ...
+# Installs the Debian packages that a purpose needs: deps.sh [--only-check] build|run|stub|tls|check|test|fuzz|bench|deb|root|images ...
 # Says what it installs; uses sudo when not root. --only-check installs nothing and fails with one line instead.
 set -euo pipefail
 
@@ -43,7 +43,16 @@ for purpose in "$@"; do
     bench) wanted+=("${build[@]}" "${run[@]}" "${stub[@]}" "${redis[@]}" "${check[@]}" "${bench[@]}") ;;
     deb) wanted+=("${build[@]}" "${deb[@]}") ;;
     root) wanted+=("${root[@]}") ;;
-    *) fail "unknown purpose '$purpose' (build, run, stub, tls, check, test, fuzz, bench, deb, root)" ;;
+    images)
+        # What is there stays: Docker's own packages and Debian's exclude each other.
+        PATH=$PATH:/usr/sbin
+        docker info >/dev/null 2>&1 || command -v dockerd >/dev/null || wanted+=(docker.io)
+        # Before Debian 13 docker.io is the client, too.
+        command -v docker >/dev/null || grep -q '^VERSION_ID="12"' /etc/os-release || wanted+=(docker-cli)
+        docker compose version >/dev/null 2>&1 || command -v docker-compose >/dev/null || wanted+=(docker-compose)
+        wanted+=(debootstrap debian-archive-keyring)
+        ;;
+    *) fail "unknown purpose '$purpose' (build, run, stub, tls, check, test, fuzz, bench, deb, root, images)" ;;
     esac
 done
 
