@@ -2,7 +2,7 @@
  * api-fcgi: GET /api and /api/version, by FastCGI, for HAProxy. Stateless: as many may run as
  * anybody likes.
  *
- * The main thread waits for the signal to stop; server.c serves; route.c knows what to say.
+ * The main thread waits for signals; server.c serves; route.c knows what to say.
  */
 #include <signal.h>
 #include <stdio.h>
@@ -17,28 +17,34 @@
 #include "shared/version.h"
 
 /** Blocks them in all threads to come, so that sigwait() gets them. */
-static void block_stop_signals(sigset_t *signals) {
+static void block_signals(sigset_t *signals) {
     sigemptyset(signals);
+    sigaddset(signals, SIGHUP);
     sigaddset(signals, SIGTERM);
     sigaddset(signals, SIGINT);
     pthread_sigmask(SIG_BLOCK, signals, NULL);
 }
 
-static void wait_for_stop_signal(const sigset_t *signals) {
+static void wait_for_stop_signal(const sigset_t *signals, struct settings *settings) {
     int number;
 
-    while (sigwait(signals, &number) != 0)
-        ;
+    for (;;) {
+        if (sigwait(signals, &number) != 0)
+            continue;
+        if (number != SIGHUP)
+            return;
+        settings_reload(settings, NULL, NULL);
+    }
 }
 
-static int run(const struct settings *settings) {
+static int run(struct settings *settings) {
     char error[LISTEN_ERROR_MAX], listen_text[ADDRESS_LISTEN_TEXT_MAX];
     sigset_t signals;
 
     log_init((enum log_level)settings->log_level, (enum log_format)settings->log_format);
     log_info("api", "start", log_str("version", chat_version()),
              log_str("env", settings_profile_label(settings->chat_env)));
-    block_stop_signals(&signals);
+    block_signals(&signals);
     int listen_fd = listen_open(&settings->fcgi_listen, error);
     if (listen_fd < 0) {
         log_error("api", "listen_failed", log_str("error", error));
@@ -56,7 +62,7 @@ static int run(const struct settings *settings) {
              log_int("threads", settings->fcgi_threads));
     notify_ready();
 
-    wait_for_stop_signal(&signals);
+    wait_for_stop_signal(&signals, settings);
 
     log_info("api", "stopping");
     int left = server_stop(server);

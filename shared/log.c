@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -12,8 +13,9 @@ enum {
     VALUE_MAX_BYTES = 256,
 };
 
-static enum log_level log_level = LOG_LEVEL_INFO;
-static enum log_format log_format = LOG_FORMAT_TEXT;
+/* Atomic: threads log while they are changed. */
+static atomic_int log_level = LOG_LEVEL_INFO;
+static atomic_int log_format = LOG_FORMAT_TEXT;
 
 static const char *const level_names[] = {"error", "warn", "info", "debug"};
 
@@ -22,6 +24,7 @@ struct line {
     char text[LINE_MAX_BYTES];
     size_t len;
     bool overflow;
+    bool is_json;
 };
 
 static void put_bytes(struct line *line, const char *bytes, size_t len) {
@@ -79,7 +82,7 @@ static bool is_control(uint32_t code) {
 
 static void put_escaped(struct line *line, const char *text, size_t len) {
     const unsigned char *bytes = (const unsigned char *)text;
-    bool json = log_format == LOG_FORMAT_JSON;
+    bool json = line->is_json;
 
     for (size_t i = 0, size; i < len; i += size) {
         uint32_t code = 0;
@@ -120,7 +123,7 @@ static void put_text(struct line *line, const char *text, size_t len) {
         while (len > VALUE_MAX_BYTES - 4 && (text[len] & 0xc0) == 0x80)
             len--;
     }
-    const char *quote = log_format == LOG_FORMAT_TEXT && is_plain(text, len) ? "" : "\"";
+    const char *quote = !line->is_json && is_plain(text, len) ? "" : "\"";
     put(line, quote);
     put_escaped(line, text, len);
     put(line, more);
@@ -131,7 +134,7 @@ static void put_text(struct line *line, const char *text, size_t len) {
 static void put_fields(struct line *line, const struct log_field *fields) {
     for (const struct log_field *field = fields; field->key; field++) {
         size_t mark = line->len;
-        putf(line, log_format == LOG_FORMAT_JSON ? ",\"%.40s\":" : " %.40s=", field->key);
+        putf(line, line->is_json ? ",\"%.40s\":" : " %.40s=", field->key);
         if (field->text)
             put_text(line, field->text, field->text_len);
         else
@@ -155,12 +158,12 @@ static void put_time(struct line *line) {
 }
 
 void log_init(enum log_level level, enum log_format format) {
-    log_level = level;
-    log_format = format;
+    log_level = (int)level;
+    log_format = (int)format;
 }
 
 bool log_enabled(enum log_level level) {
-    return level <= log_level;
+    return (int)level <= log_level;
 }
 
 void log_write(enum log_level level, const char *module, const char *event,
@@ -172,7 +175,8 @@ void log_write(enum log_level level, const char *module, const char *event,
         return;
     line.len = 0;
     line.overflow = false;
-    if (log_format == LOG_FORMAT_JSON) {
+    line.is_json = log_format == LOG_FORMAT_JSON;
+    if (line.is_json) {
         put(&line, "{\"time\":\"");
         put_time(&line);
         putf(&line, "\",\"level\":\"%s\",\"module\":", level_names[level]);

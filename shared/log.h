@@ -8,8 +8,8 @@
  * A line is written by one write(2), so lines of several threads do not mix. Text values are quoted
  * when they hold anything but plain characters, control bytes are escaped, and a value over 256
  * bytes is cut with "...": nothing from outside can forge a line. errno is left as it was. Never
- * pass a token, a password or a message text: see docs. Any thread may log; log_init() is called
- * once, before the first thread.
+ * pass a token, a password or a message text: see docs. Any thread may log, and
+ * log_init() may be called at any time.
  */
 #ifndef HLCHAT_LOG_H
 #define HLCHAT_LOG_H

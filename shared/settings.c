@@ -32,7 +32,7 @@ enum row_type {
 struct row {
     const char *group; /* headline in --help */
     const char *name;
-    unsigned programs; /* enum settings_program */
+    unsigned programs; /* enum settings_program, and LIVE */
     enum row_type type;
     size_t offset;     /* of the member in struct settings, or NO_MEMBER */
     const char *usual; /* "": not set */
@@ -44,7 +44,9 @@ struct row {
 #define NO_MEMBER    SIZE_MAX
 #define MEMBER(name) offsetof(struct settings, name)
 
-enum { API = PROGRAM_API, BROKER = PROGRAM_BROKER, HAPROXY = PROGRAM_HAPROXY };
+/* LIVE: may change while the program runs. Whoever uses such a value asks for it each time, or gets
+ * it in a settings_prepare_cb. */
+enum { API = PROGRAM_API, BROKER = PROGRAM_BROKER, HAPROXY = PROGRAM_HAPROXY, LIVE = 8 };
 
 static const char *const profiles[] = {"dev", "cloud_run", "prod", NULL};
 static const char *const stores[] = {"memory", "redis", NULL};
@@ -57,10 +59,10 @@ static const char *const formats[] = {"text", "json", NULL};
 static const struct row rows[] = {
     {"General", "CHAT_ENV", API | BROKER, ROW_CHOICE, MEMBER(chat_env), "dev", 0, 0, profiles,
      "where this runs; only dev allows the dev identity"},
-    {"General", "LOG_LEVEL", API | BROKER, ROW_CHOICE, MEMBER(log_level), "info", 0, 0, levels,
-     "how much is logged, to stderr"},
-    {"General", "LOG_FORMAT", API | BROKER, ROW_CHOICE, MEMBER(log_format), "text", 0, 0, formats,
-     "form of the log lines; json when CHAT_ENV is cloud_run"},
+    {"General", "LOG_LEVEL", API | BROKER | LIVE, ROW_CHOICE, MEMBER(log_level), "info", 0, 0,
+     levels, "how much is logged, to stderr"},
+    {"General", "LOG_FORMAT", API | BROKER | LIVE, ROW_CHOICE, MEMBER(log_format), "text", 0, 0,
+     formats, "form of the log lines; json when CHAT_ENV is cloud_run"},
     {"Network", "FCGI_LISTEN", API, ROW_LISTEN, MEMBER(fcgi_listen), "127.0.0.1:9000", 0, 0, NULL,
      "where HAProxy reaches it by FastCGI"},
     {"Network", "FCGI_THREADS", API, ROW_INT, MEMBER(fcgi_threads), "8", 2, 256, NULL,
@@ -69,7 +71,7 @@ static const struct row rows[] = {
      "where HAProxy reaches it: players, /healthz, /readyz"},
     {"Network", "OPS_LISTEN", BROKER, ROW_LISTEN, MEMBER(ops_listen), "127.0.0.1:9101", 0, 0, NULL,
      "for operators: /metrics"},
-    {"Network", "TRUSTED_PROXIES", BROKER, ROW_NETWORKS, MEMBER(trusted_proxies),
+    {"Network", "TRUSTED_PROXIES", BROKER | LIVE, ROW_NETWORKS, MEMBER(trusted_proxies),
      "127.0.0.0/8, ::1, unix", 0, 0, NULL, "whose X-Forwarded-For is believed"},
     {"Chat", "STORE", BROKER, ROW_CHOICE, MEMBER(store), "memory", 0, 0, stores,
      "what keeps the log of messages"},
@@ -83,50 +85,51 @@ static const struct row rows[] = {
      "newest messages a client can ask for"},
     {"Chat", "LOG_MAXLEN", BROKER, ROW_INT, MEMBER(log_maxlen), "10000", 100, 1000000, NULL,
      "messages the log keeps"},
-    {"Login", "JWT_PUBLIC_KEY_FILE", BROKER, ROW_TEXT, MEMBER(jwt_public_key_file), "", 1,
+    {"Login", "JWT_PUBLIC_KEY_FILE", BROKER | LIVE, ROW_TEXT, MEMBER(jwt_public_key_file), "", 1,
      SETTINGS_FILES_MAX, NULL, "PEM files, separated by commas, of the keys that sign tokens"},
-    {"Login", "JWKS_URL", BROKER, ROW_URL, MEMBER(jwks_url), "", 1, 512, NULL,
+    {"Login", "JWKS_URL", BROKER | LIVE, ROW_URL, MEMBER(jwks_url), "", 1, 512, NULL,
      "where the key set of the identity provider is"},
-    {"Login", "JWT_ALGORITHM", BROKER, ROW_CHOICE, MEMBER(jwt_algorithm), "RS256", 0, 0,
+    {"Login", "JWT_ALGORITHM", BROKER | LIVE, ROW_CHOICE, MEMBER(jwt_algorithm), "RS256", 0, 0,
      settings_jwt_algorithms, "how tokens are signed"},
-    {"Login", "JWT_AUDIENCE", BROKER, ROW_TEXT, MEMBER(jwt_audience), "heavenland-api", 1, 256,
-     NULL, "what must be among a token's aud"},
-    {"Login", "JWT_ISSUER", BROKER, ROW_TEXT, MEMBER(jwt_issuer), "", 1, 512, NULL,
+    {"Login", "JWT_AUDIENCE", BROKER | LIVE, ROW_TEXT, MEMBER(jwt_audience), "heavenland-api", 1,
+     256, NULL, "what must be among a token's aud"},
+    {"Login", "JWT_ISSUER", BROKER | LIVE, ROW_TEXT, MEMBER(jwt_issuer), "", 1, 512, NULL,
      "what a token's iss must be; any when not set"},
-    {"Login", "JWT_NICKNAME_CLAIM", BROKER, ROW_TEXT, MEMBER(jwt_nickname_claim), "nickname", 1,
-     128, NULL, "which claim of a token is the nickname"},
-    {"Login", "TOKEN_EXPIRY", BROKER, ROW_CHOICE, MEMBER(token_expiry), "login", 0, 0, expiries,
-     "when a token must be valid: at the login, or all the time"},
+    {"Login", "JWT_NICKNAME_CLAIM", BROKER | LIVE, ROW_TEXT, MEMBER(jwt_nickname_claim), "nickname",
+     1, 128, NULL, "which claim of a token is the nickname"},
+    {"Login", "TOKEN_EXPIRY", BROKER | LIVE, ROW_CHOICE, MEMBER(token_expiry), "login", 0, 0,
+     expiries, "when a token must be valid: at the login, or all the time"},
     {"Login", "HEAVENLAND_API_URL", BROKER, ROW_URL, MEMBER(heavenland_api_url), "", 1, 512, NULL,
      "the account service, for IDENTITY=heavenland"},
     {"Limits", "MESSAGE_MAX_BYTES", BROKER, ROW_INT, MEMBER(message_max_bytes), "2048", 1, 16384,
      NULL, "longest message text"},
     {"Limits", "FRAME_MAX_BYTES", BROKER, ROW_INT, MEMBER(frame_max_bytes), "16384", 1024, 131072,
      NULL, "longest request; 6 x MESSAGE_MAX_BYTES + 512 or more"},
-    {"Limits", "RATE_MESSAGES", BROKER, ROW_INT, MEMBER(rate_messages), "5", 0, 100000, NULL,
+    {"Limits", "RATE_MESSAGES", BROKER | LIVE, ROW_INT, MEMBER(rate_messages), "5", 0, 100000, NULL,
      "messages per second and user; 0: no limit"},
-    {"Limits", "RATE_BURST", BROKER, ROW_INT, MEMBER(rate_burst), "20", 1, 1000000, NULL,
+    {"Limits", "RATE_BURST", BROKER | LIVE, ROW_INT, MEMBER(rate_burst), "20", 1, 1000000, NULL,
      "messages a user may send at once before that"},
-    {"Limits", "MAX_CLIENTS", BROKER, ROW_INT, MEMBER(max_clients), "0", 0, 1000000, NULL,
+    {"Limits", "MAX_CLIENTS", BROKER | LIVE, ROW_INT, MEMBER(max_clients), "0", 0, 1000000, NULL,
      "connections; 0: what the file limit allows"},
-    {"Limits", "CONN_PER_ADDRESS", BROKER, ROW_INT, MEMBER(conn_per_address), "0", 0, 1000000, NULL,
-     "connections from one address; 0: no limit"},
-    {"Limits", "CONNECT_RATE_PER_ADDRESS", BROKER, ROW_INT, MEMBER(connect_rate_per_address), "0",
-     0, 100000, NULL, "new ones per second from one address; 0: no limit"},
-    {"Limits", "LOGIN_ATTEMPTS", BROKER, ROW_INT, MEMBER(login_attempts), "5", 1, 1000, NULL,
+    {"Limits", "CONN_PER_ADDRESS", BROKER | LIVE, ROW_INT, MEMBER(conn_per_address), "0", 0,
+     1000000, NULL, "connections from one address; 0: no limit"},
+    {"Limits", "CONNECT_RATE_PER_ADDRESS", BROKER | LIVE, ROW_INT, MEMBER(connect_rate_per_address),
+     "0", 0, 100000, NULL, "new ones per second from one address; 0: no limit"},
+    {"Limits", "LOGIN_ATTEMPTS", BROKER | LIVE, ROW_INT, MEMBER(login_attempts), "5", 1, 1000, NULL,
      "failed logins before a connection is closed"},
-    {"Limits", "LOGIN_FAILURES_PER_MINUTE", BROKER, ROW_INT, MEMBER(login_failures_per_minute),
-     "60", 0, 100000, NULL, "refused logins from one address; 0: no limit"},
-    {"Timing", "LOGIN_TIMEOUT_S", BROKER, ROW_INT, MEMBER(login_timeout_s), "120", 1, 3600, NULL,
-     "seconds without a login before a connection is closed"},
-    {"Timing", "PING_INTERVAL_S", BROKER, ROW_INT, MEMBER(ping_interval_s), "25", 1, 3600, NULL,
-     "seconds between pings; two missed pongs close"},
+    {"Limits", "LOGIN_FAILURES_PER_MINUTE", BROKER | LIVE, ROW_INT,
+     MEMBER(login_failures_per_minute), "60", 0, 100000, NULL,
+     "refused logins from one address; 0: no limit"},
+    {"Timing", "LOGIN_TIMEOUT_S", BROKER | LIVE, ROW_INT, MEMBER(login_timeout_s), "120", 1, 3600,
+     NULL, "seconds without a login before a connection is closed"},
+    {"Timing", "PING_INTERVAL_S", BROKER | LIVE, ROW_INT, MEMBER(ping_interval_s), "25", 1, 3600,
+     NULL, "seconds between pings; two missed pongs close"},
     {"Timing", "FLUSH_INTERVAL_MS", BROKER, ROW_INT, MEMBER(flush_interval_ms), "0", 0, 1000, NULL,
      "milliseconds messages are collected; 0: sent at once"},
-    {"Timing", "DRAIN_RATE", BROKER, ROW_INT, MEMBER(drain_rate), "200", 1, 100000, NULL,
+    {"Timing", "DRAIN_RATE", BROKER | LIVE, ROW_INT, MEMBER(drain_rate), "200", 1, 100000, NULL,
      "clients per second that are sent away when it stops"},
-    {"Timing", "DRAIN_DEADLINE_S", BROKER, ROW_INT, MEMBER(drain_deadline_s), "30", 5, 3600, NULL,
-     "seconds after which it stops whoever is left"},
+    {"Timing", "DRAIN_DEADLINE_S", BROKER | LIVE, ROW_INT, MEMBER(drain_deadline_s), "30", 5, 3600,
+     NULL, "seconds after which it stops whoever is left"},
     /* HAProxy reads these three from its environment; here so that one env file can hold them. */
     {"HAProxy", "HTTP_BIND", HAPROXY, ROW_IP, NO_MEMBER, "127.0.0.1", 0, 0, NULL,
      "address players connect to"},
@@ -157,12 +160,23 @@ static const struct {
 
 enum mode { MODE_RUN = 0, MODE_HELP, MODE_VERSION, MODE_CHECK, MODE_PRINT_CONFIG };
 
+/** Where settings came from, to read them again; and each value as it was written, to see what has
+ * changed. */
+struct settings_origin {
+    enum settings_program program;
+    int argc;
+    char **argv;
+    char **env;
+    char *text[ROW_COUNT]; /* NULL: not set */
+};
+
 struct loader {
     struct settings *settings;
     enum settings_program program;
     FILE *err;
     enum mode mode;
-    char *text[ROW_COUNT]; /* the value that won, as it was written */
+    bool is_reload;
+    char **text;           /* ROW_COUNT of them: the value that won, as it was written */
     bool given[ROW_COUNT]; /* by somebody, so the profile has no say */
 };
 
@@ -170,12 +184,13 @@ static const char *program_name(enum settings_program program) {
     return program == PROGRAM_API ? "api-fcgi" : "ws-broker";
 }
 
-/** Writes the one line that refuses the start. Always CHAT_EINVAL, to be returned. */
+/** Writes the one line that refuses the settings. Always CHAT_EINVAL, to be returned. */
 __attribute__((format(printf, 2, 3))) static int complain(const struct loader *loader,
                                                           const char *format, ...) {
     va_list arguments;
 
-    fprintf(loader->err, "%s: ", program_name(loader->program));
+    if (!loader->is_reload)
+        fprintf(loader->err, "%s: ", program_name(loader->program));
     va_start(arguments, format);
     vfprintf(loader->err, format, arguments);
     va_end(arguments);
@@ -376,6 +391,13 @@ static void describe_allowed(const struct row *row, char *out, size_t size) {
     }
 }
 
+static void forget_text(char **text) {
+    if (*text)
+        explicit_bzero(*text, strlen(*text)); /* it may be a secret */
+    free(*text);
+    *text = NULL;
+}
+
 /** Takes a value; `origin` says in an error where it was written. */
 static int set_value(struct loader *loader, const struct row *row, const char *text,
                      const char *origin) {
@@ -384,7 +406,7 @@ static int set_value(struct loader *loader, const struct row *row, const char *t
     char *copy = status == CHAT_OK ? strdup(text) : NULL;
 
     if (copy) {
-        free(loader->text[row - rows]);
+        forget_text(&loader->text[row - rows]);
         loader->text[row - rows] = copy;
         loader->given[row - rows] = true;
         return CHAT_OK;
@@ -734,6 +756,7 @@ static void print_help(enum settings_program program, FILE *out) {
           "  --help           print this, and exit\n\n"
           "A setting is given as a flag (--log-level debug), in the environment (LOG_LEVEL=debug)\n"
           "or as a line LOG_LEVEL=debug of an env file; the first of these wins.\n"
+          "Those with a * may change while it runs: it reads its env files again at SIGHUP.\n"
           "ADDRESS is 127.0.0.1:9000, [::1]:9000 or unix:/path.\n",
           out);
     if (program == PROGRAM_BROKER)
@@ -751,8 +774,8 @@ static void print_help(enum settings_program program, FILE *out) {
         if (row->type == ROW_REDIS) /* no flag: arguments are for everybody to see */
             snprintf(flag, sizeof(flag), "%s[_FILE]", row->name);
         describe_value(row, value, sizeof(value));
-        fprintf(out, "  %s %-*s  %s [%s]\n", flag, HELP_COLUMN - (int)strlen(flag), value,
-                row->help, row->usual);
+        fprintf(out, "  %s %-*s  %s [%s]%s\n", flag, HELP_COLUMN - (int)strlen(flag), value,
+                row->help, row->usual, row->programs & LIVE ? " *" : "");
     }
 }
 
@@ -804,10 +827,21 @@ static int load_all(struct loader *loader, int argc, char **argv, char **env) {
     return status;
 }
 
+/** The origin is the settings' own, for settings_deinit() to free. */
+static int load_from(struct loader *loader, int argc, char **argv, char **env) {
+    struct settings_origin *origin = calloc(1, sizeof(*origin));
+
+    if (!origin)
+        return complain(loader, "%s", chat_status_text(CHAT_ENOMEM));
+    *origin = (struct settings_origin){loader->program, argc, argv, env, {NULL}};
+    loader->settings->_origin = origin;
+    loader->text = origin->text;
+    return load_all(loader, argc, argv, env);
+}
+
 enum settings_result settings_load(struct settings *settings, enum settings_program program,
                                    int argc, char **argv, char **env, FILE *out, FILE *err) {
     struct loader loader = {.settings = settings, .program = program, .err = err};
-    enum settings_result result = SETTINGS_BAD;
 
     memset(settings, 0, sizeof(*settings));
     if (each_option(&loader, argc, argv, take_mode) != CHAT_OK)
@@ -815,21 +849,158 @@ enum settings_result settings_load(struct settings *settings, enum settings_prog
     /* Both are answered even where the settings are bad. */
     if (loader.mode == MODE_HELP || loader.mode == MODE_VERSION)
         return do_mode(&loader, out);
-    if (load_all(&loader, argc, argv, env) == CHAT_OK)
-        result = do_mode(&loader, out);
-    for (size_t i = 0; i < ROW_COUNT; i++)
-        free(loader.text[i]);
-    return result;
+    if (load_from(&loader, argc, argv, env) != CHAT_OK)
+        return SETTINGS_BAD;
+    return do_mode(&loader, out);
+}
+
+static bool is_string(const struct row *row) {
+    return row->type == ROW_NAME || row->type == ROW_TEXT || row->type == ROW_URL;
+}
+
+static void forget_string(const struct row *row, struct settings *settings) {
+    char **text = (char **)(void *)((char *)settings + row->offset);
+    free(*text);
+    *text = NULL;
 }
 
 void settings_deinit(struct settings *settings) {
     for (const struct row *row = rows; row < rows + ROW_COUNT; row++) {
-        if (row->type != ROW_NAME && row->type != ROW_TEXT && row->type != ROW_URL)
-            continue;
-        char **text = (char **)(void *)((char *)settings + row->offset);
-        free(*text);
-        *text = NULL;
+        if (is_string(row))
+            forget_string(row, settings);
     }
+    for (size_t i = 0; settings->_origin && i < ROW_COUNT; i++)
+        forget_text(&settings->_origin->text[i]);
+    free(settings->_origin);
+    settings->_origin = NULL;
+}
+
+/* ---- Reading them again ----------------------------------------------------------------------
+ */
+
+/** What is not what it was: names, separated by commas. */
+struct changes {
+    char taken[512];
+    char need_restart[512];
+};
+
+static void add_name(char list[512], const char *name) {
+    size_t len = strlen(list);
+    snprintf(list + len, 512 - len, "%s%s", len > 0 ? "," : "", name);
+}
+
+static size_t size_of(const struct row *row) {
+    switch (row->type) {
+    case ROW_INT:
+    case ROW_CHOICE:
+        return sizeof(int);
+    case ROW_NAME:
+    case ROW_TEXT:
+    case ROW_URL:
+        return sizeof(char *);
+    case ROW_LISTEN:
+        return sizeof(struct address_listen);
+    case ROW_REDIS:
+        return sizeof(struct redis_url);
+    case ROW_NETWORKS:
+        return sizeof(struct address_networks);
+    case ROW_IP:
+        break;
+    }
+    return 0;
+}
+
+static bool is_same(const char *a, const char *b) {
+    return a && b ? strcmp(a, b) == 0 : a == b;
+}
+
+/** Takes the old value, as the program goes on with it. */
+static int keep_old(struct loader *loader, const struct row *row, const char *text) {
+    if (text)
+        return set_value(loader, row, text, "before");
+    if (is_string(row))
+        forget_string(row, loader->settings);
+    forget_text(&loader->text[row - rows]);
+    return CHAT_OK;
+}
+
+static int compare(struct loader *loader, char *const *old_text, struct changes *changes) {
+    for (const struct row *row = rows; row < rows + ROW_COUNT; row++) {
+        size_t i = (size_t)(row - rows);
+        if (!(row->programs & loader->program) || is_same(old_text[i], loader->text[i]))
+            continue;
+        if (row->programs & LIVE) {
+            add_name(changes->taken, row->name);
+            continue;
+        }
+        add_name(changes->need_restart, row->name);
+        if (keep_old(loader, row, old_text[i]) != CHAT_OK)
+            return CHAT_EINVAL;
+    }
+    return CHAT_OK;
+}
+
+/** All that `settings` came from, into `next`; values that cannot change stay. */
+static int read_again(const struct settings *settings, struct settings *next,
+                      struct changes *changes, char error[SETTINGS_ERROR_MAX]) {
+    const struct settings_origin *origin = settings->_origin;
+    FILE *err = fmemopen(error, SETTINGS_ERROR_MAX - 1, "w");
+    struct loader loader = {
+        .settings = next, .program = origin->program, .err = err, .is_reload = true};
+    int status = err ? CHAT_OK : CHAT_ENOMEM;
+
+    if (status == CHAT_OK)
+        status = load_from(&loader, origin->argc, origin->argv, origin->env);
+    if (status == CHAT_OK)
+        status = compare(&loader, origin->text, changes);
+    if (status == CHAT_OK) /* the new ones must go with those that stay */
+        status = check_together(&loader);
+    if (err)
+        fclose(err);
+    error[strcspn(error, "\n")] = '\0';
+    return status;
+}
+
+/** Exchanges the values that may change, and all texts. */
+static void swap_live(struct settings *settings, struct settings *next) {
+    for (const struct row *row = rows; row < rows + ROW_COUNT; row++) {
+        char value[sizeof(struct settings)];
+        size_t size = size_of(row);
+        if (!(row->programs & LIVE))
+            continue;
+        memcpy(value, (char *)settings + row->offset, size);
+        memcpy((char *)settings + row->offset, (char *)next + row->offset, size);
+        memcpy((char *)next + row->offset, value, size);
+    }
+    struct settings_origin *origin = settings->_origin;
+    settings->_origin = next->_origin;
+    next->_origin = origin;
+}
+
+int settings_reload(struct settings *settings, settings_prepare_cb prepare, void *user) {
+    struct settings next = {0};
+    struct changes changes = {0};
+    char error[SETTINGS_ERROR_MAX] = "";
+    int status = read_again(settings, &next, &changes, error);
+
+    if (status == CHAT_OK && prepare)
+        status = prepare(user, &next, error);
+    if (status != CHAT_OK) {
+        log_error("settings", "reload_refused", log_str("error", error));
+    } else {
+        swap_live(settings, &next);
+        /* At the more talkative of both levels: who changes it wants to see that it works. */
+        log_init((enum log_level)(next.log_level > settings->log_level ? next.log_level
+                                                                       : settings->log_level),
+                 (enum log_format)settings->log_format);
+        log_info("settings", "reloaded",
+                 log_str("changed", changes.taken[0] ? changes.taken : NULL));
+        if (changes.need_restart[0])
+            log_warn("settings", "need_a_restart", log_str("names", changes.need_restart));
+        log_init((enum log_level)settings->log_level, (enum log_format)settings->log_format);
+    }
+    settings_deinit(&next);
+    return status;
 }
 
 bool settings_next_file(const char **list, char path[SETTINGS_FILES_MAX + 1]) {

@@ -68,6 +68,8 @@ struct settings {
     int drain_deadline_s;
     int log_level;  /* enum log_level */
     int log_format; /* enum log_format */
+
+    struct settings_origin *_origin; /* private */
 };
 
 enum settings_result {
@@ -86,6 +88,22 @@ enum settings_result settings_load(struct settings *settings, enum settings_prog
                                    int argc, char **argv, char **env, FILE *out, FILE *err);
 
 void settings_deinit(struct settings *settings);
+
+enum { SETTINGS_ERROR_MAX = 512 };
+
+/** Makes ready for new values that are about to be taken. Texts that may change while the program
+ * runs stay where they are until the next reload. Anything but CHAT_OK, with one line in `error`:
+ * the old values stay. */
+typedef int (*settings_prepare_cb)(void *user, const struct settings *next,
+                                   char error[SETTINGS_ERROR_MAX]);
+
+/**
+ * Reads everything again for a program that runs (at SIGHUP): the env files may have changed. Takes
+ * the settings that may change meanwhile, the level and form of the log among them, and logs what
+ * has changed and what would need a restart. CHAT_OK; else all is as it was, and one line was
+ * logged. `prepare` may be NULL. argv and env must be as settings_load() got them.
+ */
+int settings_reload(struct settings *settings, settings_prepare_cb prepare, void *user);
 
 enum { SETTINGS_FILES_MAX = 4096 }; /* bytes of a list of files */
 

@@ -16,10 +16,6 @@ struct admission_address {
     UT_hash_handle hh;
 };
 
-static bool has_address_limits(const struct admission *admission) {
-    return admission->max_per_address > 0 || admission->connect_rate.per_second > 0;
-}
-
 /* All peers of a unix socket are one; no IP address looks like that. */
 static struct in6_addr key_of(const struct address_ip *address) {
     struct address_ip group = address_ip_group(address);
@@ -53,8 +49,6 @@ enum admission_result admission_ask(struct admission *admission, const struct ad
                                     int64_t now_ms) {
     if (admission->clients >= admission->max_clients)
         return ADMISSION_FULL;
-    if (!has_address_limits(admission))
-        return ADMISSION_OK;
     struct admission_address *entry = find_or_add(admission, address);
     if (!entry)
         return ADMISSION_FULL;
@@ -67,8 +61,6 @@ enum admission_result admission_ask(struct admission *admission, const struct ad
 
 int admission_enter(struct admission *admission, const struct address_ip *address) {
     admission->clients++;
-    if (!has_address_limits(admission))
-        return CHAT_OK;
     struct admission_address *entry = find_or_add(admission, address);
     if (!entry)
         return CHAT_ENOMEM;

@@ -54,7 +54,8 @@ enum {
 };
 
 struct broker {
-    const struct settings *settings;
+    struct settings *settings;
+    size_t files_max; /* descriptors that we may have */
     uv_loop_t loop;
     uv_check_t turn_end;  /* after the I/O of each loop turn */
     uv_idle_t awake;      /* runs while the loop must not sleep */
@@ -62,7 +63,7 @@ struct broker {
     uv_timer_t tick;
     uv_timer_t drain_timer; /* runs from the signal to stop on */
     uv_timer_t lost_timer;  /* runs while clients that have lost continuity are closed */
-    uv_signal_t sigterm, sigint;
+    uv_signal_t sigterm, sigint, sighup;
     uv_timer_t exit_timer;        /* runs while the loop runs out, without keeping it alive */
     struct listener listeners[2]; /* by enum ws_side */
     struct ws *ws;
@@ -342,6 +343,7 @@ static void close_all(struct broker *broker) {
     close_handle(&broker->lost_timer);
     close_handle(&broker->sigterm);
     close_handle(&broker->sigint);
+    close_handle(&broker->sighup);
 }
 
 static void stop_listening(struct broker *broker) {
@@ -389,9 +391,10 @@ static size_t raise_file_limit(void) {
     return (size_t)wanted;
 }
 
+/* At the start and at a reload. */
 static void set_limits(struct broker *broker) {
     const struct settings *settings = broker->settings;
-    size_t files = raise_file_limit();
+    size_t files = broker->files_max;
     size_t most = files > 2 * FILES_RESERVED ? files - FILES_RESERVED : files / 2;
     size_t wanted = (size_t)settings->max_clients;
     if (wanted > most)
@@ -410,17 +413,40 @@ static void set_limits(struct broker *broker) {
     broker->admission.login_failures_per_minute = settings->login_failures_per_minute;
 }
 
+static struct verifier_options verifier_options(const struct settings *settings) {
+    return (struct verifier_options){
+        .policy = {.algorithm = settings_jwt_algorithms[settings->jwt_algorithm],
+                   .audience = settings->jwt_audience,
+                   .issuer = settings->jwt_issuer,
+                   .nickname_claim = settings->jwt_nickname_claim},
+        .pem_files = settings->jwt_public_key_file,
+        .jwks_url = settings->jwks_url};
+}
+
+_Static_assert(VERIFIER_ERROR_MAX <= (int)SETTINGS_ERROR_MAX, "its errors fit");
+
+/* Keys are read whether their setting has changed or not: their files may have. */
+static int prepare_reload(void *user, const struct settings *next, char error[SETTINGS_ERROR_MAX]) {
+    struct broker *broker = user;
+    struct verifier_options options = verifier_options(next);
+    return next->identity == IDENTITY_DEV
+               ? CHAT_OK
+               : identity_token_reload(broker->chat.identity, &options, error);
+}
+
+static void on_hangup(uv_signal_t *signal, int signum) {
+    struct broker *broker = signal->data;
+    (void)signum;
+    if (settings_reload(broker->settings, prepare_reload, broker) == CHAT_OK)
+        set_limits(broker);
+}
+
 static struct identity *make_identity(struct broker *broker) {
     const struct settings *settings = broker->settings;
     if (settings->identity == IDENTITY_DEV)
         return identity_dev();
     struct identity_token_options options = {
-        .verifier = {.policy = {.algorithm = settings_jwt_algorithms[settings->jwt_algorithm],
-                                .audience = settings->jwt_audience,
-                                .issuer = settings->jwt_issuer,
-                                .nickname_claim = settings->jwt_nickname_claim},
-                     .pem_files = settings->jwt_public_key_file,
-                     .jwks_url = settings->jwks_url},
+        .verifier = verifier_options(settings),
         .account_url =
             settings->identity == IDENTITY_HEAVENLAND ? settings->heavenland_api_url : NULL,
     };
@@ -493,13 +519,15 @@ static void start_handles(struct broker *broker) {
     uv_timer_init(loop, &broker->exit_timer);
     uv_signal_init(loop, &broker->sigterm);
     uv_signal_init(loop, &broker->sigint);
+    uv_signal_init(loop, &broker->sighup);
     broker->turn_end.data = broker->tick.data = broker->drain_timer.data = broker;
     broker->lost_timer.data = broker;
-    broker->sigterm.data = broker->sigint.data = broker;
+    broker->sigterm.data = broker->sigint.data = broker->sighup.data = broker;
     uv_check_start(&broker->turn_end, on_turn_end);
     uv_timer_start(&broker->tick, on_tick, TICK_MS, TICK_MS);
     uv_signal_start(&broker->sigterm, on_signal, SIGTERM);
     uv_signal_start(&broker->sigint, on_signal, SIGINT);
+    uv_signal_start(&broker->sighup, on_hangup, SIGHUP);
 }
 
 static int start(struct broker *broker) {
@@ -528,7 +556,7 @@ static int run_out(struct broker *broker) {
     return left;
 }
 
-struct broker *broker_new(const struct settings *settings) {
+struct broker *broker_new(struct settings *settings) {
     struct broker *broker = calloc(1, sizeof(*broker));
     if (!broker || uv_loop_init(&broker->loop) != 0) {
         log_error("broker", "no_loop");
@@ -537,6 +565,7 @@ struct broker *broker_new(const struct settings *settings) {
     }
     uv_loop_configure(&broker->loop, UV_METRICS_IDLE_TIME);
     broker->settings = settings;
+    broker->files_max = raise_file_limit();
     set_limits(broker);
     register_metrics(&broker->metrics);
     start_handles(broker);

@@ -7,11 +7,12 @@
 struct broker;
 struct settings;
 
-/** Makes all parts and starts to listen. `settings` are borrowed. NULL: the reason was logged. */
-struct broker *broker_new(const struct settings *settings);
+/** Makes all parts and starts to listen. `settings` are borrowed, and change at SIGHUP. NULL: the
+ * reason was logged. */
+struct broker *broker_new(struct settings *settings);
 
-/** Serves until SIGTERM or SIGINT, then closes everything. Returns the exit code: 0 after a clean
- * stop. */
+/** Serves until SIGTERM or SIGINT, then sends everybody away and closes everything. Returns the
+ * exit code: 0 after a clean stop. */
 int broker_run(struct broker *broker);
 
 void broker_free(struct broker *broker);

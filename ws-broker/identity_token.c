@@ -317,3 +317,10 @@ struct identity *identity_token_new(const struct identity_token_options *options
     }
     return &identity->base;
 }
+
+int identity_token_reload(struct identity *base, const struct verifier_options *verifier,
+                          char error[VERIFIER_ERROR_MAX]) {
+    struct token_identity *identity = token_identity(base);
+    return verifier_reload(identity->verifier, &verifier->policy, verifier->pem_files,
+                           verifier->jwks_url, now_ms(identity), error);
+}

@@ -39,4 +39,8 @@ struct identity *identity_token_new(const struct identity_token_options *options
                                     struct http *http, const struct identity_events *events,
                                     void *user);
 
+/** Takes new policy, files and URL; see verifier_reload(). Logins under way go on. */
+int identity_token_reload(struct identity *identity, const struct verifier_options *verifier,
+                          char error[VERIFIER_ERROR_MAX]);
+
 #endif

@@ -220,6 +220,15 @@ bool keyring_has_set(const struct keyring *ring) {
     return false;
 }
 
+void keyring_copy_set(struct keyring *ring, const struct keyring *from) {
+    for (size_t i = 0; i < from->count && ring->count < KEYRING_KEYS_MAX; i++) {
+        if (!from->keys[i].is_from_set)
+            continue;
+        EVP_PKEY_up_ref(from->keys[i].pkey);
+        ring->keys[ring->count++] = from->keys[i];
+    }
+}
+
 void keyring_clear(struct keyring *ring) {
     for (size_t i = 0; i < ring->count; i++)
         EVP_PKEY_free(ring->keys[i].pkey);

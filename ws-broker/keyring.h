@@ -41,6 +41,9 @@ int keyring_add_pem(struct keyring *ring, const char *pem, size_t len,
 int keyring_replace_jwks(struct keyring *ring, const char *json, size_t len,
                          char error[KEYRING_ERROR_MAX]);
 
+/** Adds the keys that `from` has from a key set, as far as there is room. */
+void keyring_copy_set(struct keyring *ring, const struct keyring *from);
+
 /** Whether a named key is there. */
 bool keyring_has(const struct keyring *ring, const char *kid);
 

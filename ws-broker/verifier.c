@@ -43,29 +43,29 @@ struct verifier {
 
 /* ---- PEM files ------------------------------------------------------------------------------- */
 
-static int load_pem(struct keyring *ring, const char *path) {
-    char pem[PEM_MAX + 1], error[KEYRING_ERROR_MAX];
+static int load_pem(struct keyring *ring, const char *path, char error[VERIFIER_ERROR_MAX]) {
+    char pem[PEM_MAX + 1], why[KEYRING_ERROR_MAX];
     FILE *file = fopen(path, "re");
     size_t len = file ? fread(pem, 1, sizeof(pem), file) : 0;
     bool failed = !file || ferror(file);
     if (failed)
-        snprintf(error, sizeof(error), "%s", strerror(errno));
+        snprintf(why, sizeof(why), "%s", strerror(errno));
     if (file)
         fclose(file);
     if (len > PEM_MAX) { /* a key at its end would be missing */
         failed = true;
-        snprintf(error, sizeof(error), "larger than 64 KiB");
+        snprintf(why, sizeof(why), "larger than 64 KiB");
     }
-    if (!failed && keyring_add_pem(ring, pem, len, error) == CHAT_OK)
+    if (!failed && keyring_add_pem(ring, pem, len, why) == CHAT_OK)
         return CHAT_OK;
-    log_error("verifier", "key_file_refused", log_str("file", path), log_str("error", error));
+    snprintf(error, VERIFIER_ERROR_MAX, "JWT_PUBLIC_KEY_FILE: %.300s: %s", path, why);
     return CHAT_EINVAL;
 }
 
-static int load_pems(struct keyring *ring, const char *list) {
+static int load_pems(struct keyring *ring, const char *list, char error[VERIFIER_ERROR_MAX]) {
     char path[SETTINGS_FILES_MAX + 1];
     while (list && settings_next_file(&list, path)) {
-        if (load_pem(ring, path) != CHAT_OK)
+        if (load_pem(ring, path, error) != CHAT_OK)
             return CHAT_EINVAL;
     }
     return CHAT_OK;
@@ -214,13 +214,44 @@ struct verifier *verifier_new(const struct verifier_options *options, int64_t no
         return NULL;
     verifier->options = *options;
     verifier->unknown_key_ms = now_ms - JWKS_UNKNOWN_KEY_MS; /* the first one is worth it */
-    if (load_pems(&verifier->ring, options->pem_files) != CHAT_OK) {
+    char error[VERIFIER_ERROR_MAX];
+    if (load_pems(&verifier->ring, options->pem_files, error) != CHAT_OK) {
+        log_error("verifier", "key_file_refused", log_str("error", error));
         verifier_free(verifier);
         return NULL;
     }
     if (options->jwks_url)
         fetch_keys(verifier, now_ms);
     return verifier;
+}
+
+static bool is_same_url(const char *a, const char *b) {
+    return a && b && strcmp(a, b) == 0;
+}
+
+int verifier_reload(struct verifier *verifier, const struct jwt_policy *policy,
+                    const char *pem_files, const char *jwks_url, int64_t now_ms,
+                    char error[VERIFIER_ERROR_MAX]) {
+    struct keyring ring = {0};
+    if (load_pems(&ring, pem_files, error) != CHAT_OK) {
+        keyring_clear(&ring);
+        return CHAT_EINVAL;
+    }
+    if (is_same_url(jwks_url, verifier->options.jwks_url)) /* until the new ones are here */
+        keyring_copy_set(&ring, &verifier->ring);
+    keyring_clear(&verifier->ring);
+    verifier->ring = ring;
+    verifier->options.policy = *policy;
+    verifier->options.pem_files = pem_files;
+    verifier->options.jwks_url = jwks_url;
+    if (verifier->fetch)
+        http_cancel(verifier->fetch);
+    verifier->fetch = NULL;
+    if (jwks_url)
+        fetch_keys(verifier, now_ms);
+    if (!verifier->fetch)
+        unpark(verifier);
+    return CHAT_OK;
 }
 
 void verifier_free(struct verifier *verifier) {

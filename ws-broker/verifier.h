@@ -1,10 +1,10 @@
 /*
  * verifier.h: verifies access tokens, a few in each loop turn, with keys that it keeps up to date.
  *
- * Keys come from PEM files (read at start) and from a JSON Web Key Set's URL (asked at start, once
- * an hour or, after a failure, a minute, and when a token names a key that is not there, or names
- * none and fits none, then at most once a minute; while there is no key at all, every five
- * seconds). A token that may be valid with newer keys waits for them. Loop thread only.
+ * Keys come from PEM files (read at start and at a reload) and from a JSON Web Key Set's URL (asked
+ * at start, once an hour or, after a failure, a minute, and when a token names a key that is not
+ * there, or names none and fits none, then at most once a minute; while there is no key at all,
+ * every five seconds). A token that may be valid with newer keys waits for them. Loop thread only.
  */
 #ifndef HLCHAT_VERIFIER_H
 #define HLCHAT_VERIFIER_H
@@ -40,6 +40,14 @@ struct verifier_options {
 
 /** NULL: no memory, or a file without a fit key; the reason was logged. */
 struct verifier *verifier_new(const struct verifier_options *options, int64_t now_ms);
+enum { VERIFIER_ERROR_MAX = 512 };
+
+/** Reads the files again, and has the key set fetched anew; that of the same URL is used meanwhile.
+ * Texts are borrowed, in place of the old ones. CHAT_EINVAL: a file cannot be used, `error` says
+ * which; then nothing has changed. */
+int verifier_reload(struct verifier *verifier, const struct jwt_policy *policy,
+                    const char *pem_files, const char *jwks_url, int64_t now_ms,
+                    char error[VERIFIER_ERROR_MAX]);
 /** No callback comes after this. */
 void verifier_free(struct verifier *verifier);
 

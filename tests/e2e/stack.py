@@ -327,7 +327,7 @@ class Api(Server):
         return () if self.stack.unix else ("listen",)
 
     def command(self):
-        return [str(BUILD / "api-fcgi")]
+        return [str(BUILD / "api-fcgi"), *self.stack.flags]
 
     def environment(self):
         return {**self.stack.settings, "FCGI_LISTEN": self.setting()}
@@ -416,7 +416,7 @@ class Broker(Server):
         return ("ops",) if self.stack.unix else ("listen", "ops")
 
     def command(self):
-        return [str(BUILD / "ws-broker")]
+        return [str(BUILD / "ws-broker"), *self.stack.flags]
 
     def environment(self):
         redis = self.relay.redis_url if self.relay else self.stack.redis and self.stack.redis.url()
@@ -535,6 +535,8 @@ class Stack:
     apis: how many (`stack.apis`).
     brokers: how many; none and `stack.add_broker(...)` for some with settings of their own.
     unix: api-fcgi and the brokers listen on unix sockets instead of ports.
+    env_file: a dict of settings that api-fcgi and the brokers get by `--env-file` rather than in
+    their environment, so that `stack.write_env_file(...)` and SIGHUP can change them.
     reload: HAProxy has a master process, so that `stack.haproxy.reload()` works.
 
     With STORE="redis": `redis` is its configuration as a dict, or False to leave it out (its
@@ -552,6 +554,7 @@ class Stack:
         haproxy=True,
         brokers=1,
         unix=False,
+        env_file=None,
         reload=False,
         redis=(),
         replicas=0,
@@ -563,6 +566,11 @@ class Stack:
         # Not pytest's tmp_path: that one can be too long for a unix socket.
         self.folder = Path(tempfile.mkdtemp(prefix="hlchat-test-"))
         self.settings = settings
+        self.flags = []
+        if env_file is not None:
+            self.env_file = self.folder / "chat.env"
+            self.flags = ["--env-file", str(self.env_file)]
+            self.write_env_file(env_file)
         self.unix = unix
         self.reload = reload
         self.clients = []
@@ -598,6 +606,11 @@ class Stack:
     def programs(self):
         stores = [self.redis, *self.replicas] if self.redis else []
         return [*stores, *self.apis, *self.brokers, self.haproxy]
+
+    def write_env_file(self, settings):
+        """In place of the one before."""
+        lines = (f"{name}={value}\n" for name, value in settings.items())
+        self.env_file.write_text("".join(lines))
 
     def add_broker(self, *, wait_ready=True, **settings):
         """Starts one more, which HAProxy does not know; see Broker."""

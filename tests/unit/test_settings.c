@@ -12,7 +12,9 @@
 
 #include "shared/log.h"
 #include "shared/settings.h"
+#include "shared/status.h"
 #include "shared/version.h"
+#include "tests/unit/log_watch.h"
 
 enum { WORDS_MAX = 12 };
 
@@ -21,6 +23,7 @@ struct load {
     enum settings_program program;
     const char *flags[WORDS_MAX]; /* NULL ends them */
     const char *env[WORDS_MAX];
+    char *argv[WORDS_MAX + 2]; /* for a reload, too */
     enum settings_result result;
     struct settings settings;
     char out[8192];
@@ -34,16 +37,16 @@ static void read_back(FILE *file, char *text, size_t size) {
 }
 
 static void run_load(struct load *load) {
-    char *argv[WORDS_MAX + 2] = {(char *)(uintptr_t) "program"};
     int argc = 1;
 
+    load->argv[0] = (char *)(uintptr_t) "program";
     for (; load->flags[argc - 1]; argc++)
-        argv[argc] = (char *)(uintptr_t)load->flags[argc - 1];
+        load->argv[argc] = (char *)(uintptr_t)load->flags[argc - 1];
     FILE *out = tmpfile(), *err = tmpfile();
     assert_non_null(out);
     assert_non_null(err);
     load->result = settings_load(&load->settings, load->program ? load->program : PROGRAM_BROKER,
-                                 argc, argv, (char **)(uintptr_t)load->env, out, err);
+                                 argc, load->argv, (char **)(uintptr_t)load->env, out, err);
     read_back(out, load->out, sizeof(load->out));
     read_back(err, load->err, sizeof(load->err));
 }
@@ -762,6 +765,140 @@ static void printed_config_can_be_read_back(void **state) {
     settings_deinit(&second.settings);
 }
 
+/* ---- Reading them again ---------------------------------------------------------------------- */
+
+static const char *reload_file(struct load *load, const char *text, int want,
+                               settings_prepare_cb prepare, void *user) {
+    write_file(text, strlen(text));
+    log_watch_start(LOG_LEVEL_ERROR);
+    assert_int_equal(settings_reload(&load->settings, prepare, user), want);
+    return strchr(log_watch_stop(), ' ') + 1; /* without the time */
+}
+
+static void a_reload_takes_what_may_change(void **state) {
+    static const char before[] =
+        "LOG_LEVEL=info\nRATE_MESSAGES=5\nJWT_ISSUER=a\nLOGIN_ATTEMPTS=4\n";
+    static const char after[] = "LOG_LEVEL=info\nRATE_MESSAGES=9\nJWT_AUDIENCE=b\n"
+                                "TRUSTED_PROXIES=10.0.0.0/8\nLOGIN_ATTEMPTS=4\nFCGI_THREADS=20\n";
+    (void)state;
+    write_file(before, strlen(before));
+    LOAD(load, .flags = {file_flag, "--rate-burst=7"}, .env = {"LOGIN_TIMEOUT_S=9"});
+    assert_runs(&load);
+    assert_string_equal(reload_file(&load, after, CHAT_OK, NULL, NULL),
+                        "info settings reloaded "
+                        "changed=TRUSTED_PROXIES,JWT_AUDIENCE,JWT_ISSUER,RATE_MESSAGES\n");
+    assert_int_equal(load.settings.rate_messages, 9);
+    assert_int_equal(load.settings.rate_burst, 7);
+    assert_int_equal(load.settings.login_timeout_s, 9);
+    assert_int_equal(load.settings.login_attempts, 4);
+    assert_int_equal(load.settings.trusted_proxies.count, 1);
+    assert_string_equal(load.settings.jwt_audience, "b");
+    assert_null(load.settings.jwt_issuer);
+    /* And again: it is compared with what is in force. */
+    assert_string_equal(reload_file(&load, after, CHAT_OK, NULL, NULL),
+                        "info settings reloaded changed=-\n");
+    settings_deinit(&load.settings);
+}
+
+static void a_reload_tells_what_needs_a_restart(void **state) {
+    static const char text[] = "LISTEN=127.0.0.1:9\nCHAT_NAME=other\nRATE_MESSAGES=9\n"
+                               "HEAVENLAND_API_URL=http://a\n";
+    (void)state;
+    write_file("LOG_LEVEL=info\n", 15);
+    LOAD(load, .flags = {file_flag});
+    assert_runs(&load);
+    for (int i = 0; i < 2; i++) {
+        const char *logged = reload_file(&load, text, CHAT_OK, NULL, NULL);
+        assert_non_null(strstr(logged, "warn settings need_a_restart "
+                                       "names=LISTEN,CHAT_NAME,HEAVENLAND_API_URL\n"));
+        assert_int_equal(load.settings.listen.port, 9001);
+        assert_string_equal(load.settings.chat_name, "main");
+        assert_null(load.settings.heavenland_api_url);
+        assert_int_equal(load.settings.rate_messages, 9);
+    }
+    settings_deinit(&load.settings);
+}
+
+static void a_bad_reload_changes_nothing(void **state) {
+    static const struct {
+        const char *text, *complaint;
+    } cases[] = {
+        {"RATE_MESSAGES=9\nLOGIN_ATTEMPTS=0\n",
+         ":2: LOGIN_ATTEMPTS is '0', but must be a whole number from 1 to 1000\"\n"},
+        {"RATE_MESSAGES=9\nNONSENSE=1\n", ":2: there is no setting 'NONSENSE'\"\n"},
+        {"RATE_MESSAGES=9\nJWT_PUBLIC_KEY_FILE=/nonexistent/key\n",
+         "JWT_PUBLIC_KEY_FILE: /nonexistent/key: No such file or directory\"\n"},
+        {"RATE_MESSAGES=9\nREDIS_URL=http://user:sesame@host\n", ""},
+    };
+    (void)state;
+    write_file("", 0);
+    LOAD(load, .flags = {file_flag});
+    assert_runs(&load);
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        const char *logged = reload_file(&load, cases[i].text, CHAT_EINVAL, NULL, NULL);
+        assert_non_null(strstr(logged, cases[i].complaint));
+        assert_int_equal(strncmp(logged, "error settings reload_refused error=", 36), 0);
+        assert_int_equal(strcspn(logged, "\n"), strlen(logged) - 1); /* one line */
+        assert_null(strstr(logged, "sesame"));
+        assert_int_equal(load.settings.rate_messages, 5);
+    }
+    settings_deinit(&load.settings);
+}
+
+/* What is in force and stays must go with what is new. */
+static void a_reload_that_does_not_fit_what_stays(void **state) {
+    static const char before[] = "IDENTITY=jwt\nJWKS_URL=http://a/keys\n";
+    (void)state;
+    write_file(before, strlen(before));
+    LOAD(load, .flags = {file_flag});
+    assert_runs(&load);
+    const char *logged = reload_file(&load, "IDENTITY=dev\n", CHAT_EINVAL, NULL, NULL);
+    assert_non_null(strstr(logged, "IDENTITY=jwt wants JWT_PUBLIC_KEY_FILE or JWKS_URL"));
+    assert_string_equal(load.settings.jwks_url, "http://a/keys");
+    settings_deinit(&load.settings);
+}
+
+static int prepare_or_not(void *user, const struct settings *next, char error[SETTINGS_ERROR_MAX]) {
+    const char **issuer = user;
+    snprintf(error, SETTINGS_ERROR_MAX, "not with me");
+    *issuer = next->jwt_issuer;
+    return strcmp(next->jwt_issuer, "bad") == 0 ? CHAT_EINVAL : CHAT_OK;
+}
+
+static void who_prepares_may_refuse_and_borrow(void **state) {
+    const char *issuer;
+    (void)state;
+    write_file("JWT_ISSUER=a\n", 13);
+    LOAD(load, .flags = {file_flag});
+    assert_runs(&load);
+    assert_string_equal(
+        reload_file(&load, "JWT_ISSUER=bad\n", CHAT_EINVAL, prepare_or_not, &issuer),
+        "error settings reload_refused error=\"not with me\"\n");
+    assert_string_equal(load.settings.jwt_issuer, "a");
+    for (int i = 0; i < 2; i++) { /* whether it has changed or not */
+        reload_file(&load, "JWT_ISSUER=good\n", CHAT_OK, prepare_or_not, &issuer);
+        assert_ptr_equal(issuer, load.settings.jwt_issuer);
+    }
+    settings_deinit(&load.settings);
+}
+
+static void a_reload_tells_at_the_old_level_or_the_new(void **state) {
+    static const char *const levels[] = {"LOG_LEVEL=error\n", "LOG_LEVEL=info\n"};
+    (void)state;
+    write_file(levels[1], strlen(levels[1]));
+    LOAD(load, .flags = {file_flag});
+    assert_runs(&load);
+    for (int i = 0; i < 2; i++) {
+        assert_string_equal(reload_file(&load, levels[i], CHAT_OK, NULL, NULL),
+                            "info settings reloaded changed=LOG_LEVEL\n");
+        log_watch_start(LOG_LEVEL_DEBUG);
+        settings_reload(&load.settings, NULL, NULL);
+        assert_int_equal(log_enabled(LOG_LEVEL_INFO), i);
+        log_watch_stop();
+    }
+    settings_deinit(&load.settings);
+}
+
 static void profiles_have_labels(void **state) {
     (void)state;
     assert_string_equal(settings_profile_label(PROFILE_DEV), "LOCAL DEV");
@@ -803,6 +940,12 @@ int main(void) {
         cmocka_unit_test(version_and_help_are_always_answered),
         cmocka_unit_test(help_names_each_setting_of_the_program),
         WITH_FILE(printed_config_can_be_read_back),
+        WITH_FILE(a_reload_takes_what_may_change),
+        WITH_FILE(a_reload_tells_what_needs_a_restart),
+        WITH_FILE(a_bad_reload_changes_nothing),
+        WITH_FILE(a_reload_that_does_not_fit_what_stays),
+        WITH_FILE(who_prepares_may_refuse_and_borrow),
+        WITH_FILE(a_reload_tells_at_the_old_level_or_the_new),
         cmocka_unit_test(profiles_have_labels),
     };
 

@@ -12,6 +12,7 @@
 #include <cmocka.h>
 
 #include "shared/log.h"
+#include "shared/status.h"
 #include "tests/unit/http_stub.h"
 #include "tests/unit/log_watch.h"
 #include "tests/unit/token_maker.h"
@@ -49,6 +50,11 @@ struct outcome {
 
 static struct outcome outcomes[TOKENS];
 
+static void write_text(const char *path, const char *text) {
+    FILE *file = fopen(path, "w");
+    must(file && fputs(text, file) >= 0 && fclose(file) == 0);
+}
+
 static int make_keys(void **state) {
     static char path[] = "/tmp/test_verifier.XXXXXX";
     (void)state;
@@ -66,8 +72,9 @@ static int make_keys(void **state) {
     token_forged_unnamed = sign_token(other_key, NULL, "{\"alg\":\"RS256\"}", PAYLOAD);
     char *pem = pem_of(key);
     int fd = mkstemp(path);
-    must(fd >= 0 && write(fd, pem, strlen(pem)) == (ssize_t)strlen(pem) && close(fd) == 0);
+    must(fd >= 0 && close(fd) == 0);
     pem_path = path;
+    write_text(pem_path, pem);
     free(pem);
     return 0;
 }
@@ -242,7 +249,7 @@ static void test_pem_file_of_64_kib(void **state) {
         const char *logged = log_watch_stop();
         if (size > 64 << 10) {
             assert_null(verifier);
-            assert_non_null(strstr(logged, "error=\"larger than 64 KiB\""));
+            assert_non_null(strstr(logged, ": larger than 64 KiB\""));
             continue;
         }
         assert_string_equal(logged, "");
@@ -252,6 +259,79 @@ static void test_pem_file_of_64_kib(void **state) {
     close(fd);
     unlink(path);
     free(pem);
+}
+
+/* ---- a reload ---- */
+
+static int reload(const char *pem_files, const char *jwks_url) {
+    static const struct jwt_policy policy = {
+        .algorithm = "RS256", .audience = "game", .nickname_claim = "nickname"};
+    static char error[VERIFIER_ERROR_MAX];
+    int status = verifier_reload(verifier, &policy, pem_files, jwks_url, now_ms, error);
+    assert_true(status == CHAT_OK || (pem_files && strstr(error, "/nonexistent/key.pem: No such")));
+    return status;
+}
+
+static void test_reload_reads_the_files_again(void **state) {
+    char *before = pem_of(key), *after = pem_of(other_key);
+    (void)state;
+    start(pem_path, NULL);
+    write_text(pem_path, after);
+    assert_int_equal(ask(token_unnamed), VERIFIER_VALID);
+    submit(1, token_a); /* looked at with the new keys */
+    assert_int_equal(reload(pem_path, NULL), CHAT_OK);
+    assert_int_equal(ask(token_b), VERIFIER_VALID);
+    assert_int_equal(ask(token_unnamed), VERIFIER_INVALID);
+    check(1, VERIFIER_INVALID);
+    write_text(pem_path, before);
+    free(before);
+    free(after);
+}
+
+static void test_reload_of_a_bad_file_changes_nothing(void **state) {
+    (void)state;
+    start(pem_path, JWKS_URL);
+    assert_int_equal(reload("/nonexistent/key.pem", NULL), CHAT_EINVAL);
+    assert_int_equal(ask(token_unnamed), VERIFIER_VALID);
+    assert_int_equal(http_stub.count, 1);
+    stub_answer(0, 200, keys_b);
+    assert_int_equal(ask(token_b), VERIFIER_VALID);
+}
+
+/* The keys of the set are good until the new ones are here. */
+static void test_reload_fetches_the_key_set(void **state) {
+    (void)state;
+    start(NULL, JWKS_URL);
+    stub_answer(0, 200, keys_a);
+    assert_int_equal(reload(pem_path, JWKS_URL), CHAT_OK);
+    assert_int_equal(http_stub.count, 2);
+    assert_int_equal(ask(token_a), VERIFIER_VALID);
+    stub_answer(1, 200, keys_b);
+    assert_int_equal(ask(token_b), VERIFIER_VALID);
+    assert_int_equal(ask(token_unnamed), VERIFIER_VALID); /* by the file */
+    assert_int_equal(reload(NULL, JWKS_URL), CHAT_OK);
+    assert_int_equal(ask(token_b), VERIFIER_VALID);
+}
+
+static void test_reload_with_another_key_set(void **state) {
+    (void)state;
+    start(NULL, JWKS_URL);
+    submit(0, token_a);
+    turn(); /* it waits for the first one */
+    assert_int_equal(reload(NULL, "https://id2.example/keys"), CHAT_OK);
+    assert_int_equal(stub_request(0)->state, STUB_CANCELLED);
+    assert_string_equal(stub_request(1)->url, "https://id2.example/keys");
+    stub_answer(1, 200, keys_a);
+    turn();
+    check(0, VERIFIER_VALID);
+    assert_int_equal(reload(NULL, JWKS_URL), CHAT_OK); /* nothing of the other's is kept */
+    submit(0, token_a);
+    turn();
+    assert_int_equal(answered(), 0);
+    assert_int_equal(reload(pem_path, NULL), CHAT_OK); /* nobody to wait for any more */
+    turn();
+    check(0, VERIFIER_VALID);
+    assert_int_equal(stub_open(), 0);
 }
 
 /* ---- turns ---- */
@@ -570,6 +650,10 @@ int main(void) {
         cmocka_unit_test_teardown(test_pem_files, stop),
         cmocka_unit_test_teardown(test_pem_files_refused, stop),
         cmocka_unit_test_teardown(test_pem_file_of_64_kib, stop),
+        cmocka_unit_test_teardown(test_reload_reads_the_files_again, stop),
+        cmocka_unit_test_teardown(test_reload_of_a_bad_file_changes_nothing, stop),
+        cmocka_unit_test_teardown(test_reload_fetches_the_key_set, stop),
+        cmocka_unit_test_teardown(test_reload_with_another_key_set, stop),
         cmocka_unit_test_teardown(test_20_a_turn_in_order, stop),
         cmocka_unit_test_teardown(test_cancel_while_queued, stop),
         cmocka_unit_test_teardown(test_cancel_from_a_callback, stop),
