@@ -27,8 +27,8 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage
 
 HISTORY = 1000
-OUTCOME_S = 8  # for each message, its broadcast or an error: 5 s in the broker's queue and some
-BACK_S = 20  # for all to be connected again
+OUTCOME_S = 30  # for each message, its broadcast or an error: 5 s in the broker's queue and some
+BACK_S = 40  # for all to be connected again
 
 
 class Member:
@@ -62,7 +62,7 @@ class Member:
         options = {"compression": None, "ping_interval": None, "proxy": None}
         # max_queue None: frames wait here, so that no client is a slow one by the test's fault
         async with connect(
-            uri, **options, max_queue=None, max_size=None, close_timeout=1, open_timeout=5
+            uri, **options, max_queue=None, max_size=None, close_timeout=1, open_timeout=10
         ) as connection:
             await self._login(connection)
             session = Session(self.name, first=not self.crowd.begun)
@@ -231,7 +231,7 @@ class Crowd:
         """Goes on until so many more messages have come back to their senders."""
         self.talking = True
         goal = self.back + until_back
-        until(f"{until_back} messages are back", lambda: self.back >= goal, 30)
+        until(f"{until_back} messages are back", lambda: self.back >= goal)
 
     def hush(self):
         """Ends the load until `talking` is set again; every message is with everybody."""

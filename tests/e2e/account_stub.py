@@ -17,7 +17,7 @@ import urllib.parse
 from pathlib import Path
 
 from jwt_tokens import claims, load_key
-from stack import REPO, Port, http_request, until
+from stack import REPO, Port, freeze, http_request, until
 
 
 class AccountStub:
@@ -78,7 +78,7 @@ class AccountStub:
 
     def freeze(self):
         """It accepts connections (the kernel does) and never answers."""
-        self._process.send_signal(signal.SIGSTOP)
+        freeze(self._process.pid)
 
     def thaw(self):
         self._process.send_signal(signal.SIGCONT)

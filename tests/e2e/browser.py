@@ -137,7 +137,7 @@ class Browser:
     def until_texts(self, *texts):
         until(f"the messages {texts}", lambda: self.texts() == list(texts))
 
-    def until_text(self, selector, part, timeout=10.0):
+    def until_text(self, selector, part, timeout=LOAD_S):
         until(f"{part!r} in {selector}", lambda: part in self.text(selector), timeout)
 
     def until_online(self):

@@ -14,7 +14,7 @@ class RedisError(Exception):
 class Connection:
     """One connection; a context manager. Text is UTF-8, what is not survives as surrogates."""
 
-    def __init__(self, address, timeout=5.0):
+    def __init__(self, address, timeout=30.0):
         self._socket = socket.create_connection(address, timeout)
         self._file = self._socket.makefile("rb")
 

@@ -122,12 +122,12 @@ class TestKeepAlive:
         ("token", "direct"), [(None, True), ("alice", False)], ids=["stranger", "member"]
     )
     def test_who_never_answers_is_closed_and_who_does_stays(self, stack, token, direct):
+        start = time.monotonic()
         alive = stack.connect(token, direct=direct)  # the library answers in the background
         gone = stack.connect(token, raw=True, direct=direct, answer_pings=False)
-        start = time.monotonic()
         gone.close_code()
         assert gone.pings >= 2
-        assert 1.5 < time.monotonic() - start < 6
+        assert 1.5 < time.monotonic() - start < 15
         assert "action" in alive.refused('{"action":"still here?"}')
 
     def test_an_idle_client_that_answers_stays(self, stack):

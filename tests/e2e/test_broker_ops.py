@@ -111,7 +111,6 @@ class TestMetrics:
             until(
                 f"{name} to rise by {at_least}",
                 lambda: stack.broker.metrics()[name] - before >= at_least,
-                5,
             )
             return stack.broker.metrics()[name] - before
 

@@ -214,18 +214,18 @@ class TestLoginAttempts:
 
 
 class TestLoginTimeout:
-    SETTINGS = {"LOGIN_TIMEOUT_S": 2, "LOGIN_ATTEMPTS": 100, "RATE_MESSAGES": 0}
+    SETTINGS = {"LOGIN_TIMEOUT_S": 3, "LOGIN_ATTEMPTS": 100, "RATE_MESSAGES": 0}
 
     def test_closed_4003_without_a_login(self, stack):
         start = time.monotonic()
         assert stack.connect().close_code() == 4003
-        assert 1.9 < time.monotonic() - start < 6
+        assert 2.9 < time.monotonic() - start < 15
 
     def test_other_requests_are_no_attempts(self, stack):
         client = stack.connect()
         start = time.monotonic()
         with pytest.raises(Closed) as closed:  # noqa: PT012 - whichever call sees it
-            while time.monotonic() - start < 8:
+            while time.monotonic() - start < 15:
                 client.send("history")
                 client.error()
                 time.sleep(0.2)
@@ -233,7 +233,7 @@ class TestLoginTimeout:
 
     def test_a_failed_attempt_restarts_it(self, stack):
         client, start = stack.connect(), time.monotonic()
-        while time.monotonic() - start < 3:
+        while time.monotonic() - start < 4:
             time.sleep(0.75)
             client.send("login", token="x" * 65)
             client.error()

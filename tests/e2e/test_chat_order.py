@@ -46,7 +46,7 @@ class TestOrder:
         names = [f"p{i}" for i in range(publishers)]
 
         async def run():
-            async with asyncio.timeout(60), contextlib.AsyncExitStack() as clients:
+            async with asyncio.timeout(120), contextlib.AsyncExitStack() as clients:
 
                 async def joined(name):
                     return await clients.enter_async_context(await join(stack, name))
@@ -81,7 +81,7 @@ class TestOrder:
             return frames
 
         async def run():
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(120):
                 listener, talker = await join(stack, "listener"), await join(stack, "talker")
                 talking = asyncio.create_task(publish(talker, "talker", 3000))
                 visits = [
@@ -106,12 +106,12 @@ class TestHistoryInABusyChat:
     SETTINGS = {"RATE_MESSAGES": 0, "api": False}
 
     def test_holds_exactly_what_was_broadcast_before_it(self, stack):
-        requests = 150
+        different = 100  # replies with something said between one and the next
 
         async def observe(client):
             """[(what was broadcast so far, the reply)], asking again as soon as it is answered."""
             seen, replies = [], []
-            while len(replies) < requests or len(seen) < 1000:
+            while len({count for count, _ in replies if count >= 100}) < different:
                 await client.send('{"action":"history","limit":100}')
                 while True:
                     frame = await client.recv()
@@ -122,7 +122,7 @@ class TestHistoryInABusyChat:
             return seen, replies
 
         async def run():
-            async with asyncio.timeout(60), contextlib.AsyncExitStack() as clients:
+            async with asyncio.timeout(120), contextlib.AsyncExitStack() as clients:
                 watching = [
                     await clients.enter_async_context(await join(stack, f"w{i}")) for i in range(2)
                 ]
@@ -140,7 +140,6 @@ class TestHistoryInABusyChat:
         for seen, replies in asyncio.run(run()):
             # The first ones may hold messages from before this client's login.
             full = [(count, reply) for count, reply in replies if count >= 100]
-            assert len(full) > requests / 3, "the chat was not busy"
             for count, reply in full:
                 expected = seen[count - 100 : count]
                 assert reply == '{"history":[' + ",".join(reversed(expected)) + "]}"
@@ -148,7 +147,6 @@ class TestHistoryInABusyChat:
                 newest = json.loads(reply)["history"][: min(count, 100)]
                 before = [json.loads(frame) for frame in seen[:count]][::-1][:100]
                 assert newest == before
-            assert len({count for count, _ in full}) > 10, "nothing came between the requests"
 
 
 class TestOrderWithLatencyForFewerWrites(TestOrder, TestHistoryInABusyChat):

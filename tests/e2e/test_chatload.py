@@ -154,6 +154,6 @@ def test_unix_sockets(start_stack):
 )
 def test_refused_options(arguments, words):
     command = [BUILD / "bench" / "chatload", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 2
     assert words in done.stderr

@@ -49,9 +49,9 @@ def error_of(answer, status):
     return body["error"]
 
 
-def request_bytes(stack, data, timeout=10.0):
+def request_bytes(stack, data):
     """The answer to a request written by hand, up to the end of the connection."""
-    with open_socket(stack.haproxy.address(), timeout) as sock:
+    with open_socket(stack.haproxy.address()) as sock:
         sock.sendall(data)
         answer = http.client.HTTPResponse(sock)
         answer.begin()
@@ -381,9 +381,13 @@ def test_a_dead_broker(start_stack):
     assert stack.http("GET", "/api").status == 200
     error_of(stack.http("GET", "/api/gaming/events"), 503)
     # The first one learned it the slow way, by retries; now it is known.
-    began = time.monotonic()
     error_of(stack.http("GET", "/chat", HANDSHAKE), 503)
-    assert time.monotonic() - began < 0.9
+
+    def retries():
+        return re.findall(r" path=/chat .* status=503 .* retries=(\S+)", stack.haproxy.log())
+
+    until("both are logged", lambda: len(retries()) == 2)
+    assert retries()[1] == "0"
     stack.broker.start()
     until("the broker is found", lambda: stack.http("GET", "/chat", HANDSHAKE).status == 101)
 
@@ -394,7 +398,7 @@ def test_a_hung_api(start_stack):
     try:
         with ThreadPoolExecutor() as pool:
             request = (http_request, stack.haproxy.address(), "GET", "/api")
-            first, second = (pool.submit(*request, timeout=20) for _ in range(2))
+            first, second = (pool.submit(*request) for _ in range(2))
             answers = sorted((first.result(), second.result()), key=lambda a: a.status)
     finally:
         stack.api.resume()
@@ -675,7 +679,7 @@ def test_a_trusted_proxy_tells_the_client_s_address(start_stack):
     trusted = "10.0.0.0/8 127.0.0.0/8"
     with stand_ins(start_stack, "a", HAPROXY_TRUSTED_PROXIES=trusted) as (stack, _):
         # One connection serves many clients of that proxy.
-        connection = http.client.HTTPConnection(*stack.haproxy.address(), timeout=10)
+        connection = http.client.HTTPConnection(*stack.haproxy.address(), timeout=30)
         try:
             for claim, address in (
                 ("6.6.6.6, 7.7.7.7", "7.7.7.7"),
@@ -707,16 +711,14 @@ def test_requests_that_dribble_in_are_cut(start_stack):
     body = b"POST /api HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nabc"
     began = time.monotonic()
     with ThreadPoolExecutor() as pool:
-        slow_head, slow_body = (
-            pool.submit(request_bytes, stack, text, 20) for text in (head, body)
-        )
+        slow_head, slow_body = (pool.submit(request_bytes, stack, text) for text in (head, body))
         # Nobody else waits for them.
         assert stack.http("GET", "/api").status == 200
         assert slow_head.result()[0].status == 408
         answer, text = slow_body.result()
     assert answer.status == 408
     assert list(json.loads(text)) == ["error"]
-    assert 4 < time.monotonic() - began < 9
+    assert 4 < time.monotonic() - began < 20
 
 
 def test_an_idle_client_outlives_the_timeouts_of_requests(start_stack):
@@ -731,13 +733,12 @@ def test_an_idle_client_outlives_the_timeouts_of_requests(start_stack):
 def test_a_silent_connection_ends_after_ten_ping_intervals(start_stack):
     stack = start_stack(PING_INTERVAL_S=1)
     sock, _ = shake_hands(stack)
+    began = time.monotonic()
     stack.broker.pause()
     try:
-        began = time.monotonic()
-        sock.settimeout(20)
         while sock.recv(100):  # a last ping
             pass
-        assert 8 < time.monotonic() - began < 13
+        assert 8 < time.monotonic() - began < 20
         sock.close()
     finally:
         stack.broker.resume()
@@ -829,7 +830,7 @@ def test_a_second_one_does_not_share_the_port(start_stack):
         check=False,
         capture_output=True,
         text=True,
-        timeout=10,
+        timeout=30,
     )
     assert result.returncode == 1
     assert "Address already in use" in result.stderr

@@ -430,7 +430,7 @@ class TestTokenExpiry:
 
     def test_the_connection_is_closed_4002_unless_it_is_renewed(self, stack):
         began = time.monotonic()
-        idle, renews, tries = (stack.connect(self.token(3)) for _ in range(3))
+        idle, renews, tries = (stack.connect(self.token(6)) for _ in range(3))
         stays = stack.connect(self.token(3600, sub="HL2"))
         renews.login(self.token(3600))
         # Neither of these renews.
@@ -438,7 +438,7 @@ class TestTokenExpiry:
         assert "error" in tries.ask("login", token="Hero")
         assert idle.close_code() == 4002
         assert tries.close_code() == 4002
-        assert 1 < time.monotonic() - began < 8
+        assert 4 < time.monotonic() - began < 20
         assert renews.ask("message", message="renewed")["user_id"] == "HL1"
         assert [stays.receive()["message"], stays.ask("message", message="mine")["message"]] == [
             "renewed",
@@ -447,7 +447,7 @@ class TestTokenExpiry:
 
     def test_an_earlier_end_counts_too(self, stack):
         client = stack.connect(self.token(3600))
-        client.login(self.token(2))
+        client.login(self.token(4))
         assert client.close_code() == 4002
 
 
@@ -455,7 +455,7 @@ class TestTokenExpiryAtLogin:
     SETTINGS = {}
 
     def test_an_expired_token_ends_nothing(self, stack):
-        token = signing_key("a").token(claims(exp=now() - 27))
+        token = signing_key("a").token(claims(exp=now() - 24))
         client = stack.connect(token)
         until("it is not good for a login any more", lambda: login(stack, token) != CONNECTED)
         assert client.ask("message", message="still here")["user_id"] == "HL1"

@@ -81,7 +81,6 @@ class PageClient:
         self._browser = Browser().__enter__()
         self._browser.open(stack)
         self._driver = self._browser.driver
-        self._driver.set_script_timeout(10)
         self._driver.execute_async_script(self.SCRIPT, path)
 
     def send(self, text):

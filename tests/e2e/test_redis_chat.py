@@ -71,7 +71,7 @@ class TestOneChat:
             return client
 
         async def run():
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(120):
                 talking = [await join(i, f"talker {i}") for i in range(publishers)]
                 listening = [await join(i, f"listener {i}") for i in range(listeners)]
 
@@ -156,11 +156,12 @@ class TestRates:
 
     def test_the_limit_is_per_broker(self, stack):
         here, there = stack.connect_each("hasty", "hasty")
-        say(here, ["1", "2", "3"])
-        for _ in range(3):
-            there.receive()
-        here.send("message", message="4")
-        assert "wait" in here.error() or "rate" in here.error()
+        for number in range(10):
+            here.send("message", message=str(number))
+        answers = [here.receive() for _ in range(10)]
+        assert any("wait" in answer.get("error", "") for answer in answers)
+        for answer in answers:
+            assert "error" in answer or there.receive() == answer
         heard = say(there, ["5", "6", "7"])
         assert [json.loads(text)["message"] for text in heard] == ["5", "6", "7"]
 

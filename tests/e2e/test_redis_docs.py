@@ -37,7 +37,7 @@ def redis_cli(stack, line):
     assert program == "redis-cli"
     port = str(stack.redis.address()[1])
     done = subprocess.run(
-        [program, "-p", port, *words], check=True, capture_output=True, text=True, timeout=10
+        [program, "-p", port, *words], check=True, capture_output=True, text=True, timeout=30
     )
     assert not re.match(r"\(error\)|ERR|WRONG", done.stdout), done.stdout
     return done.stdout

@@ -10,11 +10,10 @@ REFRESH_S = 10
 ALL = "hlchat_users_online_all"
 
 
-def counted(stack, number, timeout=REFRESH_S + 5):
+def counted(stack, number):
     until(
         f"each broker counts {number} users",
         lambda: all(b.metrics()[ALL] == number for b in stack.brokers if b.running),
-        timeout,
         interval=0.1,
     )
 
@@ -48,7 +47,7 @@ class TestUsersOnline:
         stack.connect_each("u0", "u1")
         for key in lists(stack):
             assert re.fullmatch(re.escape(KEY) + r":on:\w+", key)
-            assert LEASE_S - REFRESH_S - 2 <= stack.redis.call("TTL", key) <= LEASE_S
+            assert LEASE_S - REFRESH_S - 10 <= stack.redis.call("TTL", key) <= LEASE_S
         assert stack.redis.call("ZCARD", f"{KEY}:brokers") == 2
 
     def test_lost_lists_are_made_again(self, stack):
@@ -58,7 +57,6 @@ class TestUsersOnline:
         until(
             "they are back",
             lambda: [{"dev-u0"}, {"dev-u1"}] == sorted_lists(stack),
-            REFRESH_S + 2,
         )
 
 

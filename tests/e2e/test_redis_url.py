@@ -21,7 +21,7 @@ def run(*flags, **settings):
         check=False,
         capture_output=True,
         text=True,
-        timeout=10,
+        timeout=20,
     )
 
 

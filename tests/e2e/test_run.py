@@ -162,7 +162,6 @@ def test_it_answers_as_soon_as_it_says_so(run):
     assert client.receive()["message"] == "hi"
     client.close()
     print(f"up after {up.took:.2f} s")
-    assert up.took < (15 if SANITIZED else 3)
 
 
 def lines_to_paste(up):
@@ -174,7 +173,7 @@ def lines_to_paste(up):
     for name, stdin in (("api", ""), ("metrics", ""), ("chat", said)):
         answer = subprocess.run(
             pasted[name].split(),
-            input=stdin, check=True, capture_output=True, text=True, timeout=10, cwd=REPO,
+            input=stdin, check=True, capture_output=True, text=True, timeout=30, cwd=REPO,
         )  # fmt: skip
         assert answer.stdout or name == "chat", name
     return pasted
@@ -255,7 +254,10 @@ class TestRedis:
         print(f"up after {up.took:.2f} s")
         clients = [chat(up, token) for token in ("ann", "bob")]
         for broker in (1, 2):  # least connections
-            assert "\nhlchat_connections 1\n" in up.ops(broker, "/metrics")
+            until(
+                "each has one",
+                lambda broker=broker: "\nhlchat_connections 1\n" in up.ops(broker, "/metrics"),
+            )
         for sender in clients:
             sender.send("message", message="hi")
             for client in clients:
@@ -280,7 +282,7 @@ class TestRedis:
             command = re.search(r"^  redis +(redis-cli -s .*)$", up.output(), re.MULTILINE)[1]
             answer = subprocess.run(
                 [*command.split(), "XLEN", "chat:{main}"],
-                check=True, capture_output=True, text=True, timeout=10,
+                check=True, capture_output=True, text=True, timeout=30,
             )  # fmt: skip
             assert answer.stdout == "1\n"
         assert first.wait_stopped() == 0
