@@ -6,13 +6,15 @@ import random
 import re
 import socket
 import ssl
+import subprocess
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from browser import Browser
 from certificate import make_certificate, serial_of
 from http2 import Http2, Http2Client
-from stack import Port, Stack, http_request, open_socket, until, unverified_tls
+from stack import HAProxy, Port, Stack, http_request, open_socket, until, unverified_tls
 from test_haproxy import HANDSHAKE, REQUIRED, StandIn, check, error_of
 
 YEAR_S = 365 * 24 * 3600
@@ -304,6 +306,16 @@ class TestStrength:
                 session = sock.session
         if version == "TLSv1_2":
             assert not session.has_ticket
+
+    def test_a_handshake_that_never_comes_is_cut(self, stack):
+        version = subprocess.check_output([HAProxy.program(), "-v"], text=True)
+        if int(re.search(r"version (\d+)\.", version)[1]) < 3:
+            pytest.skip("HAProxy 2.6 waits for 30 s, as for any client")
+        with open_socket(stack.haproxy.address(), 20) as sock:
+            began = time.monotonic()
+            with contextlib.suppress(ConnectionError):
+                assert sock.recv(1) == b""
+        assert 4 < time.monotonic() - began < 15
 
     def test_what_is_not_tls_is_dropped(self, stack):
         with open_socket(stack.haproxy.address()) as sock:
