@@ -25,6 +25,7 @@ DOC = (REPO / "docs" / "redis.md").read_text()
 # With what HAProxy's own syntax knows as special.
 PASSWORD = "pa%[env(HOME)],$ss"
 CHECK_PASSWORD = "ch%eck)"
+SENTINEL_PASSWORD = "se%[nt],inel"
 
 
 # The file itself ----------------------------------------------------------------------------------
@@ -34,7 +35,10 @@ REQUIRED = {
     "REDIS_2": "[::1]:6379",
     **{f"SENTINEL_{i}": f"127.0.0.1:{26378 + i}" for i in range(1, 4)},
 }
-OPTIONAL = ["REDIS_3", "SENTINEL_NAME", "REDIS_BIND", "REDIS_USER", "REDIS_PASSWORD"]
+OPTIONAL = [
+    "REDIS_3", "SENTINEL_NAME", "REDIS_BIND", "REDIS_USER", "REDIS_PASSWORD", "SENTINEL_PASSWORD",
+    "TLS_CA",
+]  # fmt: skip
 
 
 def haproxy_program():
@@ -67,6 +71,7 @@ class TestFile:
                 "REDIS_BIND": "unix@/tmp/redis.sock",
                 "REDIS_USER": "haproxy",
                 "REDIS_PASSWORD": PASSWORD,
+                "SENTINEL_PASSWORD": SENTINEL_PASSWORD,
             },
         ],
         ids=["what is required", "empty is not set", "all"],
@@ -93,14 +98,35 @@ class TestFile:
 # What runs ----------------------------------------------------------------------------------------
 
 
-class Sentinel(Redis):
+class Node(Redis):
+    """One that the others reach by TLS, if its stack says so; the test itself never does."""
+
+    @property
+    def port_names(self):
+        return ("port", "tls") if self.stack.tls else ("port",)
+
+    def reached_at(self):
+        return ("127.0.0.1", self.ports["tls" if self.stack.tls else "port"].number)
+
+    def tls_config(self):
+        return {"tls-port": self.reached_at()[1], **self.stack.tls} if self.stack.tls else {}
+
+    def command(self):
+        self.config.update(self.tls_config())
+        return super().command()
+
+
+class Sentinel(Node):
     def command(self):
         program = super().command()[0]  # its file is not for a Sentinel
         file = self.stack.folder / self.name / "sentinel.conf"
         if not file.exists():  # a Sentinel writes into it what it learns
             documented = re.findall(r"^    (sentinel .*\n)", DOC, re.MULTILINE)
             assert len(documented) == 3
-            master = "{} {}".format(*self.stack.nodes[0].address())
+            master = "{} {}".format(*self.stack.nodes[0].reached_at())
+            config = {**self.config, **self.tls_config()}
+            if self.password:
+                config["sentinel sentinel-pass"] = self.password
             file.write_text(
                 f"port {self.address()[1]}\n"
                 "bind 127.0.0.1\n"
@@ -108,6 +134,7 @@ class Sentinel(Redis):
                 f"{''.join(documented).replace('10.0.0.1 6379', master)}"
                 "sentinel auth-user chat sentinel\n"
                 f"sentinel auth-pass chat {PASSWORD}\n"
+                + "".join(f"{name} {value}\n" for name, value in config.items())
             )
         return [program, str(file), "--sentinel"]
 
@@ -133,7 +160,7 @@ class HAProxyOfRedis(Program):
 
     def environment(self):
         def named(kind, programs):
-            addresses = ("{}:{}".format(*program.address()) for program in programs)
+            addresses = ("{}:{}".format(*program.reached_at()) for program in programs)
             return {f"{kind}_{i}": address for i, address in enumerate(addresses, 1)}
 
         return {
@@ -143,6 +170,12 @@ class HAProxyOfRedis(Program):
             "REDIS_BIND": "{}:{}".format(*self.address()),
             "REDIS_USER": "haproxy",
             "REDIS_PASSWORD": CHECK_PASSWORD,
+            **(
+                {"SENTINEL_PASSWORD": self.stack.sentinel_password}
+                if self.stack.sentinel_password
+                else {}
+            ),
+            "TLS_CA": self.stack.tls.get("tls-ca-cert-file", ""),
         }
 
     def is_ready(self):
@@ -150,10 +183,15 @@ class HAProxyOfRedis(Program):
 
 
 class Front:
-    """A master, a replica, three Sentinels and HAProxy; a context manager."""
+    """A master, a replica, three Sentinels and HAProxy; a context manager.
 
-    def __init__(self):
+    locked: the Sentinels have a password, and all speak TLS.
+    """
+
+    def __init__(self, locked=False):
         self.folder = Path(tempfile.mkdtemp(prefix="hlchat-test-"))
+        self.tls = self._certificate() if locked else {}
+        self.sentinel_password = SENTINEL_PASSWORD if locked else None
         rights = re.search(r"`user haproxy (.*?)`", DOC)[1]
         config = {
             "requirepass": PASSWORD,
@@ -161,10 +199,28 @@ class Front:
             "user haproxy": rights.replace("SECRET", CHECK_PASSWORD),
             "user sentinel": f"on >{PASSWORD} allchannels +@all",
         }
-        self.nodes = [Redis(self, name, config) for name in ("redis-a", "redis-b")]
-        self.sentinels = [Sentinel(self, f"sentinel-{i}") for i in range(1, 4)]
+        self.nodes = [Node(self, name, config) for name in ("redis-a", "redis-b")]
+        lock = {"requirepass": SENTINEL_PASSWORD} if locked else {}
+        self.sentinels = [Sentinel(self, f"sentinel-{i}", lock) for i in range(1, 4)]
         self.haproxy = HAProxyOfRedis(self, "haproxy")
         self.programs = [*self.nodes, *self.sentinels, self.haproxy]
+
+    def _certificate(self):
+        """One for all, which is its own CA; as lines of redis.conf."""
+        key, certificate = self.folder / "key.pem", self.folder / "certificate.pem"
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+            + ["-subj", "/CN=chat", "-keyout", key, "-out", certificate],
+            check=True,
+            capture_output=True,
+        )
+        return {
+            "tls-cert-file": certificate,
+            "tls-key-file": key,
+            "tls-ca-cert-file": certificate,
+            "tls-auth-clients": "no",
+            "tls-replication": "yes",
+        }
 
     def __enter__(self):
         Stack.live.append(self)
@@ -173,7 +229,7 @@ class Front:
         try:
             master, replica = self.nodes
             master.start()
-            replica.config["replicaof"] = "{} {}".format(*master.address())
+            replica.config["replicaof"] = "{} {}".format(*master.reached_at())
             replica.start()
             until("it replicates", lambda: "state=online" in master.call("INFO", "replication"), 30)
             for sentinel in self.sentinels:
@@ -241,8 +297,8 @@ def role(redis):
 
 
 @pytest.fixture
-def front():
-    with Front() as running:
+def front(request):
+    with Front(**getattr(request, "param", {})) as running:
         yield running
 
 
@@ -328,6 +384,7 @@ class TestSentinels:
             assert connection.call("GET", "still") == "here"
 
 
+@pytest.mark.parametrize("front", [{"locked": True}], indirect=True, ids=["locked"])
 class TestChat:
     def test_it_goes_on_by_itself(self, front, start_stack):
         stack = start_stack(
