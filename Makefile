@@ -171,10 +171,15 @@ fuzz: ## fuzz the parsers with clang, FUZZ_SECONDS=30 each
 	done
 
 # Packaging it -------------------------------------------------------------------------------------------------------
-.PHONY: deb
+.PHONY: deb test-deb
 deb: ## Debian packages of the last commit, into build/deb (DEBIAN=12 or 13: for another one than this machine's)
 	@shared/scripts/deps.sh deb
 	@shared/scripts/deb.sh $(DEBIAN)
+test-deb: ## install, upgrade, remove the packages on fresh Debian 12 and 13 machines, which it boots: needs root
+	@[ "$$(id -u)" = 0 ] || { echo "make test-deb boots machines in roots of Debian: run it as root" >&2; exit 1; }
+	@shared/scripts/deps.sh check deb root
+	@+$(MAKE) --no-print-directory --silent $(VENV)/stamp
+	@tests/run.sh deb
 
 # Helpers ------------------------------------------------------------------------------------------------------------
 .PHONY: deps need-build clean help

@@ -1,8 +1,8 @@
 #!/bin/bash
 # Runs parts of the tests, one after the other, and closes with one total:
 #
-#     tests/run.sh [lint] [unit] [e2e] [chaos] [smoke] [images]
-#                                            (all but chaos and images when none is named)
+#     tests/run.sh [lint] [unit] [e2e] [chaos] [smoke] [images] [deb]
+#                                       (all but chaos, images and deb when none is named)
 #
 # `make test` and its relatives build first and then call this. A failing part does not keep the
 # next one from running. Exit 1 when a test failed or a part found nothing to run.
@@ -136,6 +136,11 @@ run_images() {
     run_pytest images tests/images -s
 }
 
+# deb: the packages, on machines that it boots.
+run_deb() {
+    run_pytest deb tests/deb
+}
+
 run_pytest() { # name arguments...
     local report=$HLCHAT_BUILD/$1.xml args=() counts
     shift
@@ -183,9 +188,9 @@ run_smoke() {
 (($# > 0)) || set -- lint unit e2e smoke
 for part in "$@"; do
     case $part in
-    lint | unit | e2e | chaos | smoke | images) ;;
+    lint | unit | e2e | chaos | smoke | images | deb) ;;
     *)
-        echo "usage: tests/run.sh [lint] [unit] [e2e] [chaos] [smoke] [images]" >&2
+        echo "usage: tests/run.sh [lint] [unit] [e2e] [chaos] [smoke] [images] [deb]" >&2
         exit 2
         ;;
     esac

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the Debian packages of the last commit into build/deb: deb.sh [12|13]
+# Builds the Debian packages of the last commit: deb.sh [12|13 [FOLDER]], into build/deb when no other is named.
 #
 # For this machine's Debian; for the other one in a root of it, below build/root, which needs root.
 #   DEB_VERSION   another version than that in the file VERSION, to try an upgrade
@@ -13,12 +13,13 @@ fail() {
 
 here=$(sed -n 's/^VERSION_ID="\?\([0-9]*\).*/\1/p' /etc/os-release)
 release=${1:-$here}
+folder=${2:-build/deb}
 version=${DEB_VERSION:-$(<VERSION)}
 [[ $version =~ ^[0-9][0-9A-Za-z.+~]*$ ]] || fail "DEB_VERSION=$version is not a version of Debian's"
 [ -z "$(git status --porcelain --untracked-files=no)" ] || echo "deb: what is not committed is not in the packages" >&2
 
-mkdir -p build/deb
-work=$(mktemp -d "$PWD/build/deb/work.XXXXXX")
+mkdir -p "$folder"
+work=$(mktemp -d "$PWD/build/deb-work.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 mkdir "$work/hlchat"
 git archive HEAD | tar -x -C "$work/hlchat"
@@ -62,6 +63,6 @@ build sh -c 'exec lintian --allow-root --fail-on error ../*.changes >../lintian 
 }
 cat "$work/lintian"
 for file in "$work"/*.deb; do
-    mv -f "$file" build/deb/
-    echo "build/deb/${file##*/}"
+    mv -f "$file" "$folder"
+    echo "$folder/${file##*/}"
 done

@@ -1,0 +1,327 @@
+"""The Debian packages on fresh machines, as docs/packages.md says: its commands are run here.
+
+Needs root (it boots machines). The packages are those of the last commit, as `make deb` builds
+them, and of the same under a lower version. The roots are made once, in build/root, and never
+changed by a test.
+"""
+
+import contextlib
+import os
+import re
+import resource
+import shutil
+import subprocess
+import time
+
+import pytest
+from client import Client, Closed
+from fcgi import FcgiClient, request
+from jwt_tokens import claims, signing_key
+from machine import Machine
+from stack import BUILD, REPO, http_request, open_socket, until
+
+pytestmark = pytest.mark.timeout(900)
+
+OLD = "0.9.0"
+NEW = (REPO / "VERSION").read_text().strip()
+ROOT_PACKAGES = ("systemd", "systemd-sysv", "dbus", "redis-server", "haproxy")
+SERVICES = ("api-fcgi", "ws-broker@1", "ws-broker@2")
+KEY = signing_key("deb")
+
+
+def chapter(title):
+    """The commands of one chapter of docs/packages.md."""
+    text = (REPO / "docs/packages.md").read_text()
+    found = re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", text, re.M | re.S)
+    lines = [line[4:] for line in found[1].splitlines() if line.startswith("    ")]
+    assert lines, title
+    return "\n".join(lines)
+
+
+def quietly(*command, **env):
+    done = subprocess.run(
+        command,
+        cwd=REPO,
+        env={**os.environ, **env},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}"
+    return done.stdout
+
+
+class Host:
+    """A machine with packages to install in /shared/debs, and what the tests ask of it."""
+
+    def __init__(self, machine):
+        self.machine = machine
+        self.run, self.fails = machine.run, machine.fails
+
+    def bring(self, packages):
+        """Puts the packages of one version where /shared/debs is."""
+        debs = self.machine.shared / "debs"
+        shutil.rmtree(debs, ignore_errors=True)
+        shutil.copytree(packages, debs)
+
+    def play(self, title):
+        return self.run("cd /shared/debs\n" + chapter(title))
+
+    def pid(self, service):
+        return int(self.run(f"systemctl show --property MainPID --value {service}"))
+
+    def active(self, service):
+        return self.run(f"systemctl is-active {service} || true").strip()
+
+    def http(self, port, path):
+        with self.machine.network():
+            return http_request(("127.0.0.1", port), "GET", path)
+
+    def api_version(self):
+        """By FastCGI, past HAProxy."""
+        with self.machine.network():
+            peer = FcgiClient(("127.0.0.1", 9000))
+        with peer:
+            peer.send(request("GET", "/api/version"))
+            return re.search(r'"api":"v(.*?)"', peer.reply().decode())[1]
+
+    def broker_version(self, number):
+        metrics = self.http(9100 + number, "/metrics").text()
+        return re.search(r'hlchat_build_info\{version="(.*?)"\}', metrics)[1]
+
+    @contextlib.contextmanager
+    def player(self, name, port=8080):
+        with self.machine.network():
+            sock = open_socket(("127.0.0.1", port))
+            client = Client(sock)
+        try:
+            yield client.login(KEY.token(claims(sub=name)))
+        finally:
+            client.close()
+
+    def history(self):
+        with self.player("reader") as reader:
+            return [entry["message"] for entry in reader.history(limit=100)]
+
+    def becomes_ready(self):
+        """HAProxy has seen the brokers ready; until then it may lead to none."""
+
+        def is_ready():
+            with contextlib.suppress(Closed, AssertionError, OSError), self.player("nobody"):
+                return True
+
+        until("players can come in", is_ready, 30)
+
+    def configure(self):
+        KEY.write_public(self.machine.shared / "jwt.pem")
+        self.run("cp /shared/jwt.pem /etc/hlchat/jwt.pem; chmod 644 /etc/hlchat/jwt.pem")
+        self.play("Configure")
+
+
+@pytest.fixture(scope="module", params=["12", "13"], ids=["Debian12", "Debian13"])
+def debian(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def packages(debian):
+    """Folders with the packages of OLD and of NEW."""
+    folders = {}
+    for version in (OLD, NEW):
+        folders[version] = BUILD / "deb-test" / f"{debian}-{version}"
+        shutil.rmtree(folders[version], ignore_errors=True)
+        quietly("shared/scripts/deb.sh", debian, str(folders[version]), DEB_VERSION=version)
+        assert len(list(folders[version].glob(f"*_{version}-1~deb{debian}_*.deb"))) == 3
+    return folders
+
+
+@pytest.fixture(scope="module")
+def root(debian, packages):
+    """A root without hlchat, and without its libraries, which only wait to be installed."""
+    folder = BUILD / "root" / f"{debian}-test"
+    quietly("shared/scripts/debian-root.sh", debian, str(folder), *ROOT_PACKAGES)
+    (folder / "etc/apt/apt.conf.d/10yes").write_text('APT::Get::Assume-Yes "true";\n')
+    download = (
+        f"apt-get update; apt-get install --download-only /debs/*.deb {' '.join(ROOT_PACKAGES)}"
+    )
+    quietly(
+        *("systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--pipe"),
+        *(f"--directory={folder}", f"--bind-ro={packages[NEW]}:/debs"),
+        *("bash", "-euc", download),
+    )
+    return folder
+
+
+@pytest.fixture
+def start_host(root, tmp_path):
+    with contextlib.ExitStack() as running:
+
+        def start():
+            shared = tmp_path / str(time.monotonic_ns())
+            shared.mkdir()
+            shared.chmod(0o755)
+            return Host(running.enter_context(Machine(root, shared)))
+
+        yield start
+
+
+def test_installed_and_not_configured(start_host, packages):
+    host = start_host()
+    host.bring(packages[NEW])
+    said = host.play("Install")
+    assert said.count("not started") == 2
+
+    modes = host.run("cd /etc/hlchat; stat --format '%a %U:%G %n' . *").splitlines()
+    assert modes == [
+        "755 root:root .",
+        "644 root:root api-fcgi.env",
+        "644 root:root common.env",
+        "644 root:root ws-broker.env",
+        "640 root:hlchat-broker ws-broker.secrets.env",
+        "644 root:root ws-broker@1.env",
+    ]
+    assert host.run("dpkg --verify hlchat-common hlchat-ws-broker hlchat-api-fcgi") == ""
+    for user in ("hlchat-api", "hlchat-broker"):
+        name, _, uid, *_, shell = host.run(f"getent passwd {user}").strip().split(":")
+        assert name == user
+        assert 0 < int(uid) < 1000
+        assert shell.endswith("/nologin")
+    # Who is not a broker cannot read what is secret.
+    secrets = "cat /etc/hlchat/ws-broker.secrets.env"
+    assert "REDIS_URL" in host.run(
+        f"setpriv --reuid hlchat-broker --regid hlchat-broker --clear-groups {secrets}"
+    )
+    for user in ("hlchat-api", "haproxy"):
+        denied = host.fails(f"setpriv --reuid {user} --regid {user} --init-groups {secrets}")
+        assert "Permission denied" in denied
+
+    # Nothing runs, and the broker says why it will not.
+    for service in SERVICES:
+        assert host.active(service) == "inactive"
+        assert host.run(f"systemctl is-enabled {service} || true").strip() == "disabled"
+    host.fails("systemctl start ws-broker@1")
+    host.run("systemctl stop ws-broker@1")
+    assert "IDENTITY=dev lets anybody be anybody" in host.run("journalctl --unit ws-broker@1")
+    host.fails("systemctl start ws-broker@2")
+    host.run("systemctl stop ws-broker@2")
+    assert "ws-broker@2.env" in host.run("journalctl --unit ws-broker@2")
+    # api-fcgi has nothing to be told.
+    host.run(
+        "api-fcgi --env-file /etc/hlchat/common.env --env-file /etc/hlchat/api-fcgi.env --check"
+    )
+
+    for unit in ("api-fcgi.service", "ws-broker@1.service"):
+        report = host.run(f"systemd-analyze security --no-pager {unit} || true")
+        exposure = float(re.search(r"Overall exposure level.*: ([0-9.]+)", report)[1])
+        assert exposure <= 2.5, report
+    host.run("systemd-analyze verify --man=no api-fcgi.service ws-broker@1.service")
+
+    # What nobody has touched goes without a trace, but for the users and dpkg's own records.
+    host.run("apt purge 'hlchat-*'")
+    left = host.run(
+        "find / -xdev \\( -name '*hlchat*' -o -name 'ws-broker*' -o -name 'api-fcgi*' \\)"
+        " -not -path '/proc/*' -not -path '/shared/*' -not -path '/var/cache/apt/*'"
+    )
+    assert left == ""
+
+
+def test_one_host(start_host, packages):
+    host = start_host()
+    host.bring(packages[OLD])
+    host.play("Install")
+    host.configure()
+    host.play("Start")
+
+    # They serve as soon as systemctl returns.
+    assert host.http(9001, "/healthz").status == 200
+    assert host.http(9002, "/healthz").status == 200
+    assert host.api_version() == OLD
+    assert all(host.broker_version(number) == OLD for number in (1, 2))
+    for service, user in zip(
+        SERVICES, ("hlchat-api", "hlchat-broker", "hlchat-broker"), strict=True
+    ):
+        status = host.run(f"cat /proc/{host.pid(service)}/status")
+        uid = host.run(f"id --user {user}").strip()
+        assert re.search(rf"^Uid:\t{uid}\t{uid}\t", status, re.M)
+        assert re.search(r"^NoNewPrivs:\t1$", status, re.M)
+        assert re.search(r"^CapEff:\t0+$", status, re.M)
+    limits = host.run(f"cat /proc/{host.pid('ws-broker@1')}/limits")
+    most = min(
+        1048576, resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    )  # a machine has no more than we
+    assert re.search(rf"^Max open files +{most} +{most} ", limits, re.M), limits
+    assert re.search(r"^Max core file size +0 +0 ", limits, re.M)
+
+    host.becomes_ready()
+    with (
+        host.player("anna", 9001) as anna,
+        host.player("bob", 9002) as bob,
+        host.player("eve") as eve,
+    ):
+        anna.send("message", message="from broker 1")
+        for player in (anna, bob, eve):
+            assert player.receive()["message"] == "from broker 1"
+    assert '"env":"PRODUCTION"' in host.http(8080, "/api/version").text()
+    assert host.http(8080, "/").status == 200
+    assert "info broker ready" in host.play("Logs")
+    assert "requirepass" not in host.run("journalctl --no-pager | grep -v 'bash -euc' || true")
+
+    # An upgrade changes nothing that runs, and nothing that somebody has changed.
+    pids = {service: host.pid(service) for service in SERVICES}
+    settings = host.run("cd /etc/hlchat; tail -n +1 *")
+    upgrade = chapter("Upgrade").splitlines()
+    host.bring(packages[NEW])
+    said = host.run(f"cd /shared/debs; {upgrade[0]}")
+    assert said.count(f"still {OLD}") == 2
+    assert {service: host.pid(service) for service in SERVICES} == pids
+    assert host.run("cd /etc/hlchat; tail -n +1 *") == settings
+    assert host.api_version() == OLD
+    assert host.broker_version(1) == OLD
+    host.run("systemctl restart ws-broker@1")
+    assert (host.broker_version(1), host.broker_version(2)) == (NEW, OLD)
+    host.run("\n".join(upgrade[1:]))
+    assert all(host.broker_version(number) == NEW for number in (1, 2))
+    assert host.api_version() == NEW
+    host.becomes_ready()
+    assert host.history() == ["from broker 1"]
+
+    # Back to the old version, and forward again.
+    host.bring(packages[OLD])
+    host.run("cd /shared/debs; " + upgrade[0].replace("install", "install --allow-downgrades"))
+    host.run("\n".join(upgrade[1:]))
+    assert all(host.broker_version(number) == OLD for number in (1, 2))
+    host.bring(packages[NEW])
+    host.play("Upgrade")
+    assert all(host.broker_version(number) == NEW for number in (1, 2))
+
+    host.becomes_ready()
+    with host.player("anna") as anna:
+        anna.send("message", message="in the backup")
+        assert anna.receive()["message"] == "in the backup"
+    host.play("Backup")
+    backup = host.machine.shared / "debs/hlchat-backup.tar.gz"
+    assert backup.stat().st_mode & 0o777 == 0o600
+
+    # Removed: nothing runs, the settings stay. Purged: only what is not the packages'.
+    host.run("systemctl stop haproxy; apt remove 'hlchat-*'")
+    assert [host.active(service) for service in SERVICES] == ["inactive"] * 3
+    host.fails("test -e /usr/sbin/ws-broker -o -e /usr/sbin/api-fcgi")
+    assert host.run("cd /etc/hlchat; tail -n +1 *") == settings
+    host.play("Uninstall")
+    assert host.run("ls /etc/hlchat").split() == ["jwt.pem"]
+    host.fails("ls /etc/systemd/system/multi-user.target.wants | grep -E 'ws-broker|api-fcgi'")
+
+    # Another host gets it all back.
+    other = start_host()
+    other.bring(packages[NEW])
+    other.play("Install")
+    shutil.copy(backup, other.machine.shared / "debs")
+    other.play("Restore")
+    other.play("Start")
+    other.becomes_ready()
+    assert other.history() == ["in the backup", "from broker 1"]
+    secrets = "/etc/hlchat/ws-broker.secrets.env"
+    assert other.run(f"stat --format '%a %U:%G' {secrets}").strip() == "640 root:hlchat-broker"
