@@ -9,7 +9,8 @@ from pathlib import Path
 from statistics import median
 from xml.sax.saxutils import escape
 
-REPO = Path(__file__).parents[2]
+from servers import ENVELOPE, REPO
+
 KEY = "deliveries_per_cpu_s"
 
 
@@ -127,7 +128,11 @@ def write(place, bench, machine, absent, command, commands):
     for title, note, header, rows in bench.tables:
         parts += [f"## {title}\n", *([note + "\n"] if note else []), table(header, rows)]
     if commands:
-        parts += ["## What chatload was called with\n", "\n".join(["```", *commands, "```"]) + "\n"]
+        parts += [
+            "## What chatload was called with\n",
+            f"Peers, which hand on what they get: `--login '' --message '{ENVELOPE}'` as well.\n",
+            "\n".join(["```", *commands, "```"]) + "\n",
+        ]
     if absent:
         rows = "\n".join(f"- {name}: {why}" for name, why in absent.items())
         parts += ["## Absent\n", rows + "\n"]

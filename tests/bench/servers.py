@@ -60,15 +60,17 @@ commands = {}  # that chatload was called with, for the report; its keys are a s
 
 def start_chatload(server, **options):
     """Options as in chatload's --help, with _ for -."""
-    where, what = [], []
+    where, what, peer = [], [], []
     for address in server.addresses:
         where += ["--connect", address]
     for name, pid in server.pids.items():
         where += ["--pid", f"{name}={pid}"]
-    for name, value in {"size": TEXT_BYTES, "warm_up": 0.5, **server.options, **options}.items():
+    for name, value in server.options.items():
+        peer += [f"--{name.replace('_', '-')}", str(value)]
+    for name, value in {"size": TEXT_BYTES, "warm_up": 0.5, **options}.items():
         what += [f"--{name.replace('_', '-')}", str(value)]
     commands[f"chatload --connect ADDRESS --pid NAME=PID {shlex.join(what)}"] = True
-    command = [str(BUILD / "bench" / "chatload"), *where, *what]
+    command = [str(BUILD / "bench" / "chatload"), *where, *peer, *what]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
