@@ -360,8 +360,8 @@ def main():
                 CHANNELS: (channels, CHANNELS),
             },
         )
-        # Its packages are not in Debian, PyPI or npm, and not every Go module proxy serves it.
-        absent[CENTRIFUGO] = "no package of it in Debian, PyPI or npm"
+
+        absent[CENTRIFUGO] = "its Go module could not be downloaded where this was written"
         for name, why in absent.items():
             bench.say(f"absent: {name}: {why}")
         parts = {

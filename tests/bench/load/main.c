@@ -107,24 +107,26 @@ static bool send_one(struct run *run, uint64_t due_ns) {
     return sent > 0;
 }
 
-/* Sends what is due, or what the window has room for, until `end_ns`; `paced` counts the former. */
+/* Sends what is due before `end_ns`, or what the window has room for until then; `paced` counts the
+ * former. */
 static void load_until(struct run *run, uint64_t begin_ns, uint64_t *paced, uint64_t end_ns) {
     const struct options *options = &run->options;
-    uint64_t now_ns;
-    while ((now_ns = crowd_now_ns()) < end_ns && has_readers(run)) {
-        uint64_t next_ns = end_ns;
-        while (options->window > 0 && run->crowd.checker.on_the_way < options->window &&
+    for (;;) {
+        uint64_t now_ns = crowd_now_ns(), next_ns = end_ns;
+        while (options->window > run->crowd.checker.on_the_way && now_ns < end_ns &&
                send_one(run, now_ns)) {
         }
         while (options->rate > 0) {
             uint64_t due_ns = after(begin_ns, (double)*paced / options->rate);
-            if (due_ns >= now_ns) {
+            if (due_ns >= now_ns || due_ns >= end_ns) {
                 next_ns = due_ns < end_ns ? due_ns : end_ns;
                 break;
             }
             send_one(run, due_ns);
             ++*paced;
         }
+        if (now_ns >= end_ns || !has_readers(run))
+            return;
         need(crowd_turn(&run->crowd, next_ns), "receiving");
     }
 }
