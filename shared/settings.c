@@ -25,6 +25,7 @@ enum row_type {
     ROW_TEXT,     /* char *: 1..max printable bytes; NULL when not set */
     ROW_URL,      /* char *: http(s)://host[:port]..., 1..max bytes; NULL when not set */
     ROW_REDIS,    /* struct redis_url; secret: no flag, never shown, and <NAME>_FILE may hold it */
+    ROW_SECRET,   /* char *: 1..max visible ASCII bytes; secret likewise; NULL when not set */
     ROW_NETWORKS, /* struct address_networks */
     ROW_IP,       /* checked, kept nowhere */
 };
@@ -130,6 +131,12 @@ static const struct row rows[] = {
      "clients per second that are sent away when it stops"},
     {"Timing", "DRAIN_DEADLINE_S", BROKER | LIVE, ROW_INT, MEMBER(drain_deadline_s), "30", 5, 3600,
      NULL, "seconds after which it stops whoever is left"},
+    {"Minigame", "MINIGAME_SECRET", BROKER | LIVE, ROW_SECRET, MEMBER(minigame_secret), "", 1, 256,
+     NULL, "what game servers on /minigame show"},
+    {"Minigame", "MINIGAME_ALLOW_FROM", BROKER | LIVE, ROW_NETWORKS, MEMBER(minigame_allow_from),
+     "", 0, 0, NULL, "game servers that need no secret, by address"},
+    {"Minigame", "WEBHOOK_SECRET", BROKER | LIVE, ROW_SECRET, MEMBER(webhook_secret), "", 1, 256,
+     NULL, "what the caller of /api/webhook/minigame shows"},
     /* HAProxy reads these three from its environment; here so that one env file can hold them. */
     {"HAProxy", "HTTP_BIND", HAPROXY, ROW_IP, NO_MEMBER, "127.0.0.1", 0, 0, NULL,
      "address players connect to"},
@@ -154,6 +161,11 @@ static const struct {
 } profile_values[] = {
     {PROFILE_CLOUD_RUN, "LOG_FORMAT", "json"}, /* what Cloud Logging takes apart */
 };
+
+/** Secrets have no flag, for arguments are for everybody to see, and are never shown. */
+static bool is_secret(const struct row *row) {
+    return row->type == ROW_REDIS || row->type == ROW_SECRET;
+}
 
 /* ---- Loading ---------------------------------------------------------------------------------
  */
@@ -266,6 +278,18 @@ static int parse_text(const struct row *row, const char *text, char **out) {
     return keep_text(text, out);
 }
 
+/** What a header can carry as it is: "Authorization: Bearer <secret>". */
+static int parse_secret(const struct row *row, const char *text, char **out, const char **why) {
+    size_t len = strlen(text);
+
+    *why = "it must have 1 to 256 visible ASCII characters without blanks";
+    for (size_t i = 0; i < len; i++) {
+        if (!isgraph((unsigned char)text[i]))
+            return CHAT_EINVAL;
+    }
+    return len <= (size_t)row->max ? keep_text(text, out) : CHAT_EINVAL;
+}
+
 static bool is_port(const char *text, size_t len) {
     int port = 0;
 
@@ -337,6 +361,8 @@ static int parse_value(const struct row *row, const char *text, struct settings 
         return parse_url(row, text, member);
     case ROW_REDIS:
         return redis_url_parse(text, member, why);
+    case ROW_SECRET:
+        return parse_secret(row, text, member, why);
     case ROW_LISTEN:
         return address_listen_parse(text, member);
     case ROW_NETWORKS:
@@ -376,6 +402,8 @@ static void describe_allowed(const struct row *row, char *out, size_t size) {
         return;
     case ROW_REDIS:
         snprintf(out, size, "redis://[user][:password]@host[:port][/db] or unix:///path");
+        return;
+    case ROW_SECRET: /* a refusal says it, see parse_secret() */
         return;
     case ROW_LISTEN:
         snprintf(out, size, "address:port (numeric, [::1]:9000 for IPv6) or unix:/path");
@@ -437,8 +465,8 @@ static const struct row *find_secret_file(const char *name) {
 
     for (const struct row *row = rows; row < rows + ROW_COUNT; row++) {
         size_t row_len = strlen(row->name);
-        if (row->type == ROW_REDIS && len == row_len + 5 &&
-            strncmp(name, row->name, row_len) == 0 && strcmp(name + row_len, "_FILE") == 0)
+        if (is_secret(row) && len == row_len + 5 && strncmp(name, row->name, row_len) == 0 &&
+            strcmp(name + row_len, "_FILE") == 0)
             return row;
     }
     return NULL;
@@ -530,7 +558,7 @@ static int load_environment(struct loader *loader, char **env) {
         char file_name[FLAG_MAX];
         snprintf(file_name, sizeof(file_name), "%s_FILE", row->name);
         const char *value = find_in(env, row->name);
-        const char *path = row->type == ROW_REDIS ? find_in(env, file_name) : NULL;
+        const char *path = is_secret(row) ? find_in(env, file_name) : NULL;
         if (path && set_from_file(loader, row, path, "environment") != CHAT_OK)
             return CHAT_EINVAL;
         if (value && set_value(loader, row, value, "environment") != CHAT_OK)
@@ -596,7 +624,7 @@ static int find_option(struct loader *loader, const char *name, struct option *o
     }
     for (const struct row *row = rows; row < rows + ROW_COUNT; row++) {
         flag_of_row(row, flag);
-        if (row->programs & loader->program && row->type != ROW_REDIS && strcmp(name, flag) == 0) {
+        if (row->programs & loader->program && !is_secret(row) && strcmp(name, flag) == 0) {
             out->row = row;
             return CHAT_OK;
         }
@@ -731,6 +759,9 @@ static void describe_value(const struct row *row, char *out, size_t size) {
     case ROW_REDIS:
         snprintf(out, size, "URL");
         return;
+    case ROW_SECRET:
+        snprintf(out, size, "SECRET");
+        return;
     case ROW_LISTEN:
     case ROW_IP:
         snprintf(out, size, "ADDRESS");
@@ -771,7 +802,7 @@ static void print_help(enum settings_program program, FILE *out) {
             fprintf(out, "\n%s\n", row->group);
         group = row->group;
         flag_of_row(row, flag);
-        if (row->type == ROW_REDIS) /* no flag: arguments are for everybody to see */
+        if (is_secret(row))
             snprintf(flag, sizeof(flag), "%s[_FILE]", row->name);
         describe_value(row, value, sizeof(value));
         fprintf(out, "  %s %-*s  %s [%s]%s\n", flag, HELP_COLUMN - (int)strlen(flag), value,
@@ -781,12 +812,11 @@ static void print_help(enum settings_program program, FILE *out) {
 
 static void print_config(const struct loader *loader, FILE *out) {
     for (const struct row *row = rows; row < rows + ROW_COUNT; row++) {
-        if (row->programs & loader->program && row->type == ROW_REDIS &&
-            strcmp(loader->text[row - rows], row->usual) != 0)
+        const char *text = loader->text[row - rows] ? loader->text[row - rows] : "";
+        if (row->programs & loader->program && is_secret(row) && strcmp(text, row->usual) != 0)
             fprintf(out, "# %s is set, and secret\n", row->name);
         else if (row->programs & loader->program)
-            fprintf(out, "%s=%s\n", row->name,
-                    loader->text[row - rows] ? loader->text[row - rows] : "");
+            fprintf(out, "%s=%s\n", row->name, text);
     }
 }
 
@@ -855,7 +885,8 @@ enum settings_result settings_load(struct settings *settings, enum settings_prog
 }
 
 static bool is_string(const struct row *row) {
-    return row->type == ROW_NAME || row->type == ROW_TEXT || row->type == ROW_URL;
+    return row->type == ROW_NAME || row->type == ROW_TEXT || row->type == ROW_URL ||
+           row->type == ROW_SECRET;
 }
 
 static void forget_string(const struct row *row, struct settings *settings) {
@@ -897,6 +928,7 @@ static size_t size_of(const struct row *row) {
     case ROW_NAME:
     case ROW_TEXT:
     case ROW_URL:
+    case ROW_SECRET:
         return sizeof(char *);
     case ROW_LISTEN:
         return sizeof(struct address_listen);

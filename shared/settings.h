@@ -61,6 +61,9 @@ struct settings {
     char *jwt_issuer; /* or NULL: any */
     char *jwt_nickname_claim;
     char *heavenland_api_url; /* or NULL; no slash at its end */
+    char *minigame_secret;    /* or NULL; visible ASCII */
+    struct address_networks minigame_allow_from;
+    char *webhook_secret; /* or NULL; visible ASCII */
     int ping_interval_s;
     int max_clients; /* 0 = what the file limit allows */
     int flush_interval_ms;

@@ -244,6 +244,24 @@ static void secrets_are_kept(void **state) {
     LOAD(tls, .env = {"REDIS_URL=rediss://:hunter2@h"});
     assert_refused(&tls, "ws-broker: environment: REDIS_URL: rediss:// (TLS) is not spoken: put "
                          "HAProxy or stunnel in front, see docs/redis.md");
+    static const char *const names[] = {"MINIGAME_SECRET", "WEBHOOK_SECRET"};
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        char variable[96], shown[160];
+        snprintf(variable, sizeof(variable), "%s=hunter2", names[i]);
+        snprintf(shown, sizeof(shown), "# %s is set, and secret\n", names[i]);
+        LOAD(secret, .env = {variable}, .flags = {"--print-config"});
+        assert_int_equal(secret.result, SETTINGS_DONE);
+        assert_non_null(strstr(secret.out, shown));
+        assert_null(strstr(secret.out, "hunter2"));
+        settings_deinit(&secret.settings);
+        snprintf(variable, sizeof(variable), "%s=hunter2 hunter2", names[i]);
+        snprintf(shown, sizeof(shown),
+                 "ws-broker: environment: %s: it must have 1 to 256 visible ASCII characters "
+                 "without blanks",
+                 names[i]);
+        LOAD(blank, .env = {variable});
+        assert_refused(&blank, shown);
+    }
     LOAD(flag, .flags = {"--redis-url", "redis://:hunter2@h"});
     snprintf(flags_line, sizeof(flags_line),
              "ws-broker: there is no option '--redis-url' (see "
