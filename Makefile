@@ -49,7 +49,7 @@ all: need-build $(PROGRAMS) ## build both programs into build/
 
 $(SHARED_LIB): $(call objects,$(call sources,shared))
 $(API_LIB): $(call objects,$(call sources,api-fcgi))
-$(BROKER_LIB): $(call objects,$(call sources,ws-broker))
+$(BROKER_LIB): $(call objects,$(call sources,ws-broker)) $(BUILD)/obj/ws-broker/games.lua.o
 $(LOAD_LIB): $(call objects,$(call sources,tests/bench/load))
 $(SHARED_LIB) $(API_LIB) $(BROKER_LIB) $(LOAD_LIB):
 	@rm -f $@
@@ -82,6 +82,10 @@ $(BUILD)/libfuzzer/%: $(BUILD)/obj/tests/fuzz/%.o $(BROKER_LIB) $(SHARED_LIB)
 $(BUILD)/obj/%.o: %.c Makefile
 	@mkdir -p $(@D)
 	$(COMPILE) -c -o $@ $<
+# A script as bytes of the program: _binary_ws_broker_games_lua_start and _end.
+$(BUILD)/obj/%.lua.o: %.lua Makefile
+	@mkdir -p $(@D)
+	$(CC) -r -nostdlib -Wl,-b,binary,-z,noexecstack -o $@ $<
 $(BUILD)/obj/shared/version.o: VERSION
 $(BUILD)/obj/shared/version.o: CPPFLAGS += -DHLCHAT_VERSION='"$(VERSION)"'
 -include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)
