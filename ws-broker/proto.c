@@ -18,13 +18,15 @@ static const int64_t DOUBLE_EXACT_MAX = (int64_t)1 << 53;
 struct proto {
     struct json_tokener *tokener;
     struct json_object *entry; /* owns the text that proto_message_json() returned last */
+    enum proto_side side;
     size_t message_max;
 };
 
-struct proto *proto_new(size_t message_max) {
+struct proto *proto_new(enum proto_side side, size_t message_max) {
     struct proto *proto = calloc(1, sizeof(*proto));
     if (!proto)
         return NULL;
+    proto->side = side;
     proto->message_max = message_max;
     /* Without JSON_TOKENER_STRICT: json-c 0.18 then refuses every string that is not ASCII. */
     proto->tokener = json_tokener_new_ex(DEPTH_MAX);
@@ -46,8 +48,9 @@ void proto_free(struct proto *proto) {
 }
 
 const char *proto_refusal_name(enum proto_refusal refusal) {
-    static const char *const names[REFUSED_COUNT] = {
-        "none", "malformed", "unknown_action", "not_logged_in", "login", "rate", "unavailable"};
+    static const char *const names[REFUSED_COUNT] = {"none",          "malformed", "unknown_action",
+                                                     "not_logged_in", "login",     "rate",
+                                                     "unavailable",   "minigame"};
     return names[refusal];
 }
 
@@ -181,27 +184,112 @@ static enum proto_refusal parse_history(struct proto *proto, const struct json_o
     return REFUSED_NOT;
 }
 
+/* Seconds, as the scheduler wants them. */
+static enum proto_refusal parse_seconds(const struct json_object *root, const char *key,
+                                        int64_t fallback, int64_t *out,
+                                        char error[PROTO_ERROR_MAX]) {
+    struct json_object *value = member(root, key);
+    *out = fallback;
+    if (value && (!integer_of(value, out) || *out < 1 || *out > MINIGAME_SECONDS_MAX))
+        return refuse(error, "%s: an integer from 1 to %d, seconds", key, MINIGAME_SECONDS_MAX);
+    return REFUSED_NOT;
+}
+
+static enum proto_refusal parse_scheduler_start(struct proto *proto, const struct json_object *root,
+                                                struct proto_request *request,
+                                                char error[PROTO_ERROR_MAX]) {
+    (void)proto;
+    enum proto_refusal refusal =
+        parse_seconds(root, "period", MINIGAME_PERIOD_S, &request->scheduler.period_s, error);
+    return refusal ? refusal
+                   : parse_seconds(root, "offset", MINIGAME_OFFSET_S, &request->scheduler.offset_s,
+                                   error);
+}
+
+static enum proto_refusal parse_place(struct json_object *line, size_t index,
+                                      struct minigame_place *place, char error[PROTO_ERROR_MAX]) {
+    if (!json_object_is_type(line, json_type_object))
+        return refuse(error, "leaderboard[%zu]: an object with id and position", index);
+    place->id = text_of(member(line, "id"), IDENTITY_ID_MAX);
+    if (!place->id || !*place->id)
+        return refuse(error, "leaderboard[%zu].id: a player's id", index);
+    if (!integer_of(member(line, "position"), &place->position) || place->position < 1)
+        return refuse(error, "leaderboard[%zu].position: an integer from 1", index);
+    return REFUSED_NOT;
+}
+
+static enum proto_refusal parse_game_end(struct proto *proto, const struct json_object *root,
+                                         struct proto_request *request,
+                                         char error[PROTO_ERROR_MAX]) {
+    (void)proto;
+    struct json_object *leaderboard = member(root, "leaderboard");
+    struct minigame_place *places = request->game_end.places;
+    const char *id = text_of(member(root, "id"), SIZE_MAX);
+    bool is_list = json_object_is_type(leaderboard, json_type_array);
+    size_t count = is_list ? json_object_array_length(leaderboard) : 0, index = 0;
+    if (!id)
+        return refuse(error, "id: a game's id, such as HLG-1");
+    if (count < 1 || count > MINIGAME_PLAYERS_MAX)
+        return refuse(error, "leaderboard: a list of 1 to %d players", MINIGAME_PLAYERS_MAX);
+    for (size_t i = 0; i < count; i++)
+        if (parse_place(json_object_array_get_idx(leaderboard, i), i, &places[i], error))
+            return REFUSED_MALFORMED;
+    const char *repeat = minigame_repeat(places, count, &index);
+    if (repeat)
+        return refuse(error, "leaderboard[%zu].%s: it stands there twice", index, repeat);
+    request->game_end.number = minigame_number(id);
+    request->game_end.count = count;
+    return REFUSED_NOT;
+}
+
+static enum proto_refusal parse_nothing(struct proto *proto, const struct json_object *root,
+                                        struct proto_request *request,
+                                        char error[PROTO_ERROR_MAX]) {
+    (void)proto, (void)root, (void)request, (void)error;
+    return REFUSED_NOT;
+}
+
+enum { CHAT = 1 << PROTO_CHAT, MINIGAME = 1 << PROTO_MINIGAME };
+
 static const struct {
     const char *action;
+    unsigned sides; /* who may ask it */
     enum proto_refusal (*parse)(struct proto *, const struct json_object *, struct proto_request *,
                                 char error[PROTO_ERROR_MAX]);
 } verbs[VERB_COUNT] = {
-    [VERB_LOGIN] = {"login", parse_login},
-    [VERB_MESSAGE] = {"message", parse_message},
-    [VERB_HISTORY] = {"history", parse_history},
+    [VERB_LOGIN] = {"login", CHAT | MINIGAME, parse_login},
+    [VERB_MESSAGE] = {"message", CHAT, parse_message},
+    [VERB_HISTORY] = {"history", CHAT, parse_history},
+    [VERB_SCHEDULER_START] = {"scheduler_start", MINIGAME, parse_scheduler_start},
+    [VERB_SCHEDULER_STOP] = {"scheduler_stop", MINIGAME, parse_nothing},
+    [VERB_SCHEDULER_INFO] = {"scheduler_info", MINIGAME, parse_nothing},
+    [VERB_ONLINE_PLAYERS] = {"online_players", MINIGAME, parse_nothing},
+    [VERB_GAME_END] = {"game_end", MINIGAME, parse_game_end},
 };
+
+/* "<what>: one of login, message, history" */
+static enum proto_refusal refuse_action(const struct proto *proto, const char *what,
+                                        char error[PROTO_ERROR_MAX]) {
+    char actions[PROTO_ERROR_MAX / 2] = "";
+    size_t len = 0;
+    for (unsigned i = 0; i < VERB_COUNT; i++)
+        if (verbs[i].sides & 1U << proto->side)
+            len += (size_t)snprintf(actions + len, sizeof(actions) - len, "%s%s",
+                                    len > 0 ? ", " : "", verbs[i].action);
+    return refuse(error, "%s: one of %s", what, actions);
+}
 
 static enum proto_refusal parse_action(struct proto *proto, const struct json_object *root,
                                        struct proto_request *request, char error[PROTO_ERROR_MAX]) {
     const char *action = text_of(member(root, "action"), SIZE_MAX);
     if (!action)
-        return refuse(error, "action: one of login, message, history");
+        return refuse_action(proto, "action", error);
     for (unsigned i = 0; i < VERB_COUNT; i++)
-        if (strcmp(action, verbs[i].action) == 0) {
+        if (strcmp(action, verbs[i].action) == 0 && verbs[i].sides & 1U << proto->side) {
             request->verb = (enum proto_verb)i;
             return verbs[i].parse(proto, root, request, error);
         }
-    refuse(error, "unknown action: one of login, message, history");
+    refuse_action(proto, "unknown action", error);
     return REFUSED_UNKNOWN_ACTION;
 }
 

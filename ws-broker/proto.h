@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "ws-broker/identity.h"
+#include "ws-broker/minigame.h"
 
 struct json_object;
 struct proto;
@@ -23,7 +24,20 @@ enum {
     PROTO_ERROR_LIMIT = 50,     /* errors in a row that close a connection */
 };
 
-enum proto_verb { VERB_LOGIN = 0, VERB_MESSAGE = 1, VERB_HISTORY = 2, VERB_COUNT = 3 };
+/** Who speaks: players on /chat, or game servers on /minigame. */
+enum proto_side { PROTO_CHAT = 0, PROTO_MINIGAME = 1 };
+
+enum proto_verb {
+    VERB_LOGIN = 0,
+    VERB_MESSAGE = 1,
+    VERB_HISTORY = 2,
+    VERB_SCHEDULER_START = 3,
+    VERB_SCHEDULER_STOP = 4,
+    VERB_SCHEDULER_INFO = 5,
+    VERB_ONLINE_PLAYERS = 6,
+    VERB_GAME_END = 7,
+    VERB_COUNT = 8,
+};
 
 /** Why a request was refused; what is counted, and what decides whether it counts. The text says it
  * to a person. */
@@ -35,7 +49,8 @@ enum proto_refusal {
     REFUSED_LOGIN = 4, /* credentials refused, or a login that cannot be now */
     REFUSED_RATE = 5,
     REFUSED_UNAVAILABLE = 6, /* busy, or a part is down: the same request may work later */
-    REFUSED_COUNT = 7,
+    REFUSED_MINIGAME = 7,    /* understood, but the games are not so: no such game, and the like */
+    REFUSED_COUNT = 8,
 };
 
 /** The refusal's label in metrics and logs. */
@@ -57,12 +72,20 @@ struct proto_request {
             uint64_t limit; /* as asked, at most INT64_MAX; the caller clamps it */
             uint64_t offset;
         } history;
+        struct {
+            int64_t period_s, offset_s; /* 1..MINIGAME_SECONDS_MAX */
+        } scheduler;
+        struct {
+            int64_t number; /* of the game; 0: there can be no such game */
+            size_t count;   /* 1..MINIGAME_PLAYERS_MAX; no player and no position twice */
+            struct minigame_place places[MINIGAME_PLAYERS_MAX];
+        } game_end;
     };
     struct json_object *_root;
 };
 
-/** `message_max` is MESSAGE_MAX_BYTES. NULL: no memory. */
-struct proto *proto_new(size_t message_max);
+/** Knows the requests of one side; `message_max` is MESSAGE_MAX_BYTES. NULL: no memory. */
+struct proto *proto_new(enum proto_side side, size_t message_max);
 void proto_free(struct proto *proto);
 
 /**

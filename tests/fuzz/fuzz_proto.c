@@ -25,14 +25,40 @@ static void broadcast(struct proto *proto, struct proto *reader,
     assert(strncmp(error, "action:", 7) == 0);
 }
 
+static void parse_as_game_server(const uint8_t *data, size_t size) {
+    static struct proto *proto;
+    struct proto_request request;
+    char error[PROTO_ERROR_MAX] = "";
+    if (!proto)
+        proto = proto_new(PROTO_MINIGAME, MESSAGE_MAX);
+    if (proto_parse(proto, (const char *)data, size, &request, error) != REFUSED_NOT) {
+        assert(error[0] && memchr(error, '\0', sizeof(error)));
+        return;
+    }
+    if (request.verb == VERB_GAME_END) {
+        assert(request.game_end.count >= 1 && request.game_end.count <= MINIGAME_PLAYERS_MAX);
+        for (size_t i = 0; i < request.game_end.count; i++)
+            assert(request.game_end.places[i].id[0] && request.game_end.places[i].position >= 1);
+    } else if (request.verb == VERB_SCHEDULER_START) {
+        assert(request.scheduler.period_s >= 1 &&
+               request.scheduler.period_s <= MINIGAME_SECONDS_MAX);
+        assert(request.scheduler.offset_s >= 1 &&
+               request.scheduler.offset_s <= MINIGAME_SECONDS_MAX);
+    } else {
+        assert(request.verb != VERB_MESSAGE && request.verb != VERB_HISTORY);
+    }
+    proto_release(&request);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static struct proto *proto, *reader;
     struct proto_request request;
     char error[PROTO_ERROR_MAX] = "";
     if (!proto) {
-        proto = proto_new(MESSAGE_MAX);
-        reader = proto_new(MESSAGE_MAX);
+        proto = proto_new(PROTO_CHAT, MESSAGE_MAX);
+        reader = proto_new(PROTO_CHAT, MESSAGE_MAX);
     }
+    parse_as_game_server(data, size);
     if (proto_parse(proto, (const char *)data, size, &request, error) != REFUSED_NOT) {
         assert(error[0] && memchr(error, '\0', sizeof(error)));
         return 0;

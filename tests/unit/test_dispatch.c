@@ -129,7 +129,7 @@ static int make_chat(void **state) {
     admission = (struct admission){.max_clients = 100};
     slow = (struct slow_identity){.base.ops = &slow_ops};
     chat = (struct chat){
-        .proto = proto_new(2048),
+        .proto = proto_new(PROTO_CHAT, 2048),
         .fanout = fanout_new(FANOUT_RING_BYTES, 0, &sink),
         .history = history_new(HISTORY_LIMIT),
         .log = chatlog_memory_new(&events, &chat),

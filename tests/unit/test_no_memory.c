@@ -96,7 +96,7 @@ static void at_every_place(void (*attempt)(void)) {
 static void try_constructors(void) {
     static const struct chatlog_events no_events;
     static const struct fanout_sink no_sink;
-    struct proto *a = proto_new(2048);
+    struct proto *a = proto_new(PROTO_CHAT, 2048);
     struct history *b = a ? history_new(100) : NULL;
     struct ring *c = b ? ring_new(0) : NULL;
     struct fanout *d = c ? fanout_new(0, 0, &no_sink) : NULL;
@@ -127,7 +127,7 @@ static void try_message_json(void) {
                                "\"message\":\"a message too long to be held in place\","
                                "\"channel\":\"General\",\"nickname\":\"Hero\"}";
     size_t len = 0;
-    struct proto *writer = proto_new(2048);
+    struct proto *writer = proto_new(PROTO_CHAT, 2048);
     const char *json = writer ? proto_message_json(writer, &message, &len) : NULL;
     assert_true(json || failed);
     if (!failed)

@@ -22,7 +22,7 @@ static struct proto *proto;
 
 static int make_proto(void **state) {
     (void)state;
-    proto = proto_new(MESSAGE_MAX);
+    proto = proto_new(PROTO_CHAT, MESSAGE_MAX);
     return proto ? 0 : -1;
 }
 
@@ -54,6 +54,27 @@ static void describe(const struct proto_request *request, char *out, size_t size
         snprintf(out, size, "history %llu from %llu", (unsigned long long)request->history.limit,
                  (unsigned long long)request->history.offset);
         break;
+    case VERB_SCHEDULER_START:
+        snprintf(out, size, "start every %lld, in %lld", (long long)request->scheduler.period_s,
+                 (long long)request->scheduler.offset_s);
+        break;
+    case VERB_SCHEDULER_STOP:
+        snprintf(out, size, "stop");
+        break;
+    case VERB_SCHEDULER_INFO:
+        snprintf(out, size, "info");
+        break;
+    case VERB_ONLINE_PLAYERS:
+        snprintf(out, size, "online");
+        break;
+    case VERB_GAME_END: {
+        int len = snprintf(out, size, "end %lld", (long long)request->game_end.number);
+        for (size_t i = 0; i < request->game_end.count; i++)
+            len +=
+                snprintf(out + len, size - (size_t)len, " %s:%lld", request->game_end.places[i].id,
+                         (long long)request->game_end.places[i].position);
+        break;
+    }
     case VERB_COUNT:
         fail_msg("no verb");
     }
@@ -385,7 +406,7 @@ static void test_errors_repeat_nothing(void **state) {
 static void test_message_ceiling_is_a_setting(void **state) {
     static const char longest[] = "{\"action\":\"message\",\"message\":\"12345\"}";
     static const char longer[] = "{\"action\":\"message\",\"message\":\"123456\"}";
-    struct proto *five = proto_new(5);
+    struct proto *five = proto_new(PROTO_CHAT, 5);
     struct proto_request request;
     char error[PROTO_ERROR_MAX];
     (void)state;
@@ -542,7 +563,7 @@ static void test_secrets_are_wiped(void **state) {
     for (size_t i = 0; i < sizeof(frames) / sizeof(*frames); i++) {
         struct proto_request request;
         char error[PROTO_ERROR_MAX];
-        struct proto *fresh = proto_new(MESSAGE_MAX);
+        struct proto *fresh = proto_new(PROTO_CHAT, MESSAGE_MAX);
         assert_non_null(fresh);
         snprintf(text, sizeof(text), "%s%.*s%s", frames[i].begin, frames[i].filling, filling,
                  frames[i].end);
