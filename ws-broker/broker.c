@@ -12,6 +12,9 @@
  *
  * A reply goes dispatch_text ─> chat_reply ─> fanout_reply and leaves in the same sequence; a
  * choked client goes on in fanout_writable.
+ *
+ * Game servers on /minigame have the same way with a log of their own, but what goes into it is
+ * decided elsewhere: dispatch_text ─> handle_minigame ─> games_ask ─> games.lua in Redis.
  */
 #include "ws-broker/broker.h"
 
@@ -28,6 +31,7 @@
 #include "shared/settings.h"
 #include "shared/status.h"
 #include "shared/version.h"
+#include "ws-broker/access.h"
 #include "ws-broker/admission.h"
 #include "ws-broker/chat.h"
 #include "ws-broker/chatlog_redis.h"
@@ -36,7 +40,9 @@
 #include "ws-broker/drain.h"
 #include "ws-broker/fanout.h"
 #include "ws-broker/forwarded.h"
+#include "ws-broker/games.h"
 #include "ws-broker/http.h"
+#include "ws-broker/identity_secret.h"
 #include "ws-broker/identity_token.h"
 #include "ws-broker/listener.h"
 #include "ws-broker/presence.h"
@@ -44,11 +50,15 @@
 
 enum {
     TICK_MS = 1000,
+    GAMES_TICK_MS = 100,
+    WEBHOOKS_PER_SECOND = 10,
+    WEBHOOK_BURST = 20,
     FILES_MAX = 1 << 20,   /* the library's tables are sized by the file limit */
     FILES_RESERVED = 64,   /* for listeners, logs, health checks and the operators' port */
     FRAME_RATE_FACTOR = 4, /* frames that a connection may send for each message of its user */
     ENTRY_MAX = 256 << 10, /* bytes of the largest message that another broker may have stored */
-    LOST_PER_STEP = 20,    /* clients that are closed every LOST_STEP_MS: 200 a second */
+    GROUP_RING_BYTES = 256 << 10,
+    LOST_PER_STEP = 20, /* clients that are closed every LOST_STEP_MS: 200 a second */
     LOST_STEP_MS = 100,
     EXIT_DEADLINE_MS = 2000, /* for what is left then, such as a look-up that hangs in a thread */
 };
@@ -60,7 +70,7 @@ struct broker {
     uv_check_t turn_end;  /* after the I/O of each loop turn */
     uv_idle_t awake;      /* runs while the loop must not sleep */
     uv_timer_t flush_due; /* FLUSH_INTERVAL_MS */
-    uv_timer_t tick;
+    uv_timer_t tick, games_timer;
     uv_timer_t drain_timer; /* runs from the signal to stop on */
     uv_timer_t lost_timer;  /* runs while clients that have lost continuity are closed */
     uv_signal_t sigterm, sigint, sighup;
@@ -69,7 +79,11 @@ struct broker {
     struct ws *ws;
     struct http *http; /* NULL with development logins */
     struct admission admission;
-    struct chat chat;
+    struct chat chat;      /* the players' */
+    struct chat group;     /* the game servers'; without a log there is none, and no /minigame */
+    struct chat *chats[2]; /* both of them, or one */
+    size_t chat_count;
+    struct rate webhook_rate; /* of GET /api/webhook/minigame */
     struct metrics metrics;
     uint64_t turn_ended_ns, idle_ns; /* for the loop's lag */
     struct drain drain;
@@ -131,42 +145,121 @@ static void register_metrics(struct metrics *metrics) {
 
 /* ---- what comes up from the connections ------------------------------------------------------ */
 
-static struct chat *chat_now(struct broker *broker) {
-    broker->chat.time = (struct chat_time){(int64_t)uv_now(&broker->loop), (int64_t)time(NULL)};
-    return &broker->chat;
+static struct chat *chat_now(struct chat *chat) {
+    const struct broker *broker = chat->user;
+    chat->time = (struct chat_time){(int64_t)uv_now(&broker->loop), (int64_t)time(NULL)};
+    return chat;
 }
 
-static bool on_request(void *user, const struct ws_request *request, struct address_ip *client,
-                       struct endpoint_answer *answer) {
+static bool has_group(const struct broker *broker) {
+    return broker->group.log != NULL;
+}
+
+/* Counts a wrong secret of who comes from there. */
+static struct endpoint_answer refuse_secret(struct broker *broker,
+                                            const struct address_ip *address) {
+    admission_login_failed(&broker->admission, address, (int64_t)uv_now(&broker->loop));
+    return endpoint_unauthorized();
+}
+
+/* Whether there were so many that no more are looked at. */
+static bool is_guessing(const struct broker *broker, const struct address_ip *address) {
+    return admission_login_wait_s(&broker->admission, address, (int64_t)uv_now(&broker->loop)) > 0;
+}
+
+/* True: this game server may come in. */
+static bool let_game_server_in(struct broker *broker, const struct ws_request *request,
+                               struct ws_client *client, struct endpoint_answer *answer) {
+    if (request->authorization && is_guessing(broker, &client->address)) {
+        *answer = endpoint_too_often();
+        return false;
+    }
+    enum access_result result =
+        access_ask(broker->settings, &client->address, request->authorization);
+    client->is_known = result == ACCESS_KNOWN;
+    if (result == ACCESS_WRONG_SECRET)
+        *answer = refuse_secret(broker, &client->address);
+    else if (result == ACCESS_FORBIDDEN)
+        *answer = endpoint_forbidden();
+    else if (!chatlog_is_loaded(broker->group.log))
+        *answer = endpoint_starting();
+    else
+        return true;
+    return false;
+}
+
+static enum ws_verdict on_upgrade(struct broker *broker, const struct ws_request *request,
+                                  struct ws_client *client, struct endpoint_answer *answer) {
+    bool is_game_server = endpoint_is_minigame(request->path) && has_group(broker);
+    if (!is_game_server && !endpoint_is_chat(request->path)) {
+        *answer = endpoint_not_found();
+        return WS_ANSWERED;
+    }
+    *client = (struct ws_client){.address = forwarded_client(&request->peer, request->forwarded_for,
+                                                             &broker->settings->trusted_proxies),
+                                 .chat = is_game_server ? &broker->group : &broker->chat};
+    client->fanout = client->chat->fanout;
+    if (broker->drain.phase >= DRAIN_CLOSING) {
+        *answer = endpoint_restarting();
+        return WS_ANSWERED;
+    }
+    if (is_game_server && !let_game_server_in(broker, request, client, answer))
+        return WS_ANSWERED;
+    enum admission_result result =
+        admission_ask(&broker->admission, &client->address, (int64_t)uv_now(&broker->loop));
+    if (result == ADMISSION_OK)
+        return WS_LET_IN;
+    refused_connections[result].value++;
+    *answer = endpoint_refused(result);
+    return WS_ANSWERED;
+}
+
+/* What the game's backend asks. */
+static enum ws_verdict on_live(struct broker *broker, const struct ws_request *request,
+                               enum games_verb verb, struct endpoint_answer *answer) {
+    static const struct rate_limit limit = {WEBHOOKS_PER_SECOND, WEBHOOK_BURST};
+    struct address_ip client = forwarded_client(&request->peer, request->forwarded_for,
+                                                &broker->settings->trusted_proxies);
+    const char *secret = verb == GAMES_UPDATE ? broker->settings->webhook_secret : NULL;
+    struct games_request asked = {.verb = verb};
+    struct games_answer games_answer;
+    if (secret && is_guessing(broker, &client))
+        *answer = endpoint_too_often();
+    else if (secret && !access_is_bearer(secret, request->authorization))
+        *answer = refuse_secret(broker, &client);
+    else if (verb == GAMES_UPDATE &&
+             rate_take(&broker->webhook_rate, &limit, (int64_t)uv_now(&broker->loop)) > 0)
+        *answer = endpoint_too_often();
+    else if (!games_ask(broker->group.games, &asked, request->id, &games_answer))
+        return WS_ANSWERS_LATER;
+    else
+        *answer = endpoint_live(&games_answer);
+    return WS_ANSWERED;
+}
+
+static enum ws_verdict on_request(void *user, const struct ws_request *request,
+                                  struct ws_client *client, struct endpoint_answer *answer) {
     struct broker *broker = user;
+    enum games_verb verb;
     if (!request->is_get) {
         *answer = endpoint_wrong_method();
     } else if (request->side == WS_OPS) {
         clients_here.value = fanout_joined(broker->chat.fanout);
         users_here.value = users_online(&broker->chat.users);
         *answer = endpoint_get_ops(request->path, &broker->metrics);
-    } else if (!request->is_upgrade) {
+    } else if (request->is_upgrade) {
+        return on_upgrade(broker, request, client, answer);
+    } else if (has_group(broker) && endpoint_is_live(request->path, &verb)) {
+        return on_live(broker, request, verb, answer);
+    } else {
         struct endpoint_state state = {.draining = broker->drain.phase != DRAIN_NOT,
                                        .ready = chatlog_is_ready(broker->chat.log)};
         *answer = endpoint_get(request->path, &state);
-    } else if (!endpoint_is_chat(request->path)) {
-        *answer = endpoint_not_found();
-    } else if (broker->drain.phase >= DRAIN_CLOSING) {
-        *answer = endpoint_restarting();
-    } else {
-        *client = forwarded_client(&request->peer, request->forwarded_for,
-                                   &broker->settings->trusted_proxies);
-        enum admission_result result =
-            admission_ask(&broker->admission, client, (int64_t)uv_now(&broker->loop));
-        if (result == ADMISSION_OK)
-            return true;
-        refused_connections[result].value++;
-        *answer = endpoint_refused(result);
     }
-    return false;
+    return WS_ANSWERED;
 }
 
-static void on_open(void *user, struct conn *conn) {
+static void on_open(void *user, struct conn *conn, bool is_known) {
     struct broker *broker = user;
     char address[ADDRESS_TEXT_MAX];
     if (log_enabled(LOG_LEVEL_DEBUG)) {
@@ -179,12 +272,15 @@ static void on_open(void *user, struct conn *conn) {
     connections_total.value++;
     conn->next_ping_ms =
         (int64_t)uv_now(&broker->loop) + (int64_t)broker->settings->ping_interval_s * 1000;
-    chat_open(chat_now(broker), conn);
+    chat_open(chat_now(conn->chat), conn);
+    if (is_known && handle_login_enter(conn->chat, conn, &identity_game_server) != CHAT_OK)
+        ws_close(broker->ws, conn, CLOSE_INTERNAL);
 }
 
 static void on_text(void *user, struct conn *conn, const char *text, size_t len) {
+    (void)user;
     received_bytes.value += len;
-    dispatch_text(chat_now(user), conn, text, len);
+    dispatch_text(chat_now(conn->chat), conn, text, len);
 }
 
 static void on_gone(void *user, struct conn *conn, int code) {
@@ -192,7 +288,7 @@ static void on_gone(void *user, struct conn *conn, int code) {
     log_debug("broker", "client_gone", log_int("conn", (int64_t)conn->id), log_int("code", code));
     connections.value--;
     admission_leave(&broker->admission, &conn->address);
-    chat_gone(chat_now(broker), conn);
+    chat_gone(chat_now(conn->chat), conn);
 }
 
 static const struct ws_events ws_events = {on_request, on_open, on_text, on_gone};
@@ -211,19 +307,23 @@ static void close_conn(void *user, struct conn *conn, int code) {
 
 /* ---- what comes up from the log -------------------------------------------------------------- */
 
+/* `user` is the chat whose log it is. */
+
 static void on_entry(void *user, const char *json, size_t len, bool is_new) {
-    chat_entry(&((struct broker *)user)->chat, json, len, is_new);
+    chat_entry(user, json, len, is_new);
 }
 
 static void on_close_lost(uv_timer_t *timer) {
     struct broker *broker = timer->data;
-    if (!chat_close_lost(&broker->chat, LOST_PER_STEP))
+    bool more = chat_close_lost(&broker->chat, LOST_PER_STEP);
+    if (!chat_close_lost(&broker->group, LOST_PER_STEP) && !more)
         uv_timer_stop(timer);
 }
 
 static void on_lost(void *user) {
-    struct broker *broker = user;
-    chat_lost(&broker->chat);
+    struct chat *chat = user;
+    struct broker *broker = chat->user;
+    chat_lost(chat);
     uv_timer_start(&broker->lost_timer, on_close_lost, 0, LOST_STEP_MS);
 }
 
@@ -236,12 +336,27 @@ static void keep_awake(uv_idle_t *idle) {
 }
 
 static void on_pending(void *user) {
-    uv_idle_start(&((struct broker *)user)->awake, keep_awake);
+    struct broker *broker = ((struct chat *)user)->user;
+    uv_idle_start(&broker->awake, keep_awake);
 }
 
 static void on_answer(void *user, uint64_t conn_id, const struct identity_answer *answer) {
     chat_identified(chat_now(user), conn_id, answer);
     on_pending(user); /* it may come from a timer: the loop must not sleep on the reply */
+}
+
+/* `tag` is a connection or a request over HTTP. */
+static void on_games_answer(void *user, uint64_t tag, const struct games_answer *answer) {
+    struct chat *group = chat_now(user);
+    struct broker *broker = group->user;
+    if (conns_find(&group->conns, tag)) {
+        chat_games_answered(group, tag, answer);
+        free(answer->text);
+    } else {
+        struct endpoint_answer reply = endpoint_live(answer);
+        ws_answer(broker->ws, tag, &reply);
+    }
+    on_pending(group);
 }
 
 static const struct identity_events identity_events = {on_answer, on_pending};
@@ -267,15 +382,27 @@ static void on_flush_due(uv_timer_t *timer) {
 static void on_turn_end(uv_check_t *check) {
     struct broker *broker = check->data;
     bool more = identity_turn(broker->chat.identity);
-    more = chatlog_turn(broker->chat.log, fanout_room(broker->chat.fanout)) || more;
-    int64_t due_ms = fanout_turn_end(broker->chat.fanout, (int64_t)uv_now(&broker->loop));
-    if (more || due_ms == FANOUT_AGAIN)
+    int64_t due_ms = FANOUT_QUIET;
+    for (size_t i = 0; i < broker->chat_count; i++) {
+        struct chat *chat = broker->chats[i];
+        more = chatlog_turn(chat->log, fanout_room(chat->fanout)) || more;
+        int64_t chat_due_ms = fanout_turn_end(chat->fanout, (int64_t)uv_now(&broker->loop));
+        more = more || chat_due_ms == FANOUT_AGAIN;
+        if (chat_due_ms > 0 && (due_ms < 0 || chat_due_ms < due_ms))
+            due_ms = chat_due_ms;
+    }
+    if (more)
         uv_idle_start(&broker->awake, keep_awake);
     else
         uv_idle_stop(&broker->awake);
     if (due_ms > 0)
         uv_timer_start(&broker->flush_due, on_flush_due, (uint64_t)due_ms, 0);
     observe_lag(broker);
+}
+
+static void on_games_tick(uv_timer_t *timer) {
+    struct broker *broker = timer->data;
+    games_tick(broker->group.games, (int64_t)uv_now(&broker->loop), (int64_t)time(NULL));
 }
 
 static void on_login_timeout(void *user, struct conn *conn) {
@@ -300,8 +427,9 @@ static void on_tick(uv_timer_t *timer) {
     static const struct conns_overdue overdue = {on_login_timeout, on_expired, on_ping, on_silent};
     struct broker *broker = timer->data;
     int64_t now_ms = (int64_t)uv_now(&broker->loop);
-    conns_tick(&broker->chat.conns, now_ms, (int64_t)time(NULL),
-               (int64_t)broker->settings->ping_interval_s * 1000, &overdue, broker);
+    for (size_t i = 0; i < broker->chat_count; i++)
+        conns_tick(&broker->chats[i]->conns, now_ms, (int64_t)time(NULL),
+                   (int64_t)broker->settings->ping_interval_s * 1000, &overdue, broker);
     identity_tick(broker->chat.identity);
     if (broker->chat.presence)
         presence_tick(broker->chat.presence, now_ms);
@@ -325,20 +453,25 @@ static void on_exit_deadline(uv_timer_t *timer) {
 static void close_all(struct broker *broker) {
     uv_timer_start(&broker->exit_timer, on_exit_deadline, EXIT_DEADLINE_MS, 0);
     uv_unref((uv_handle_t *)&broker->exit_timer);
-    identity_free(broker->chat.identity);
-    broker->chat.identity = NULL;
-    if (broker->http)
-        http_stop(broker->http);
+    if (broker->group.games)
+        games_stop(broker->group.games);
     if (broker->chat.presence)
         presence_stop(broker->chat.presence);
-    if (broker->chat.log)
-        chatlog_stop(broker->chat.log);
+    for (size_t i = 0; i < broker->chat_count; i++) {
+        identity_free(broker->chats[i]->identity);
+        broker->chats[i]->identity = NULL;
+        if (broker->chats[i]->log)
+            chatlog_stop(broker->chats[i]->log);
+    }
+    if (broker->http)
+        http_stop(broker->http);
     if (broker->ws)
         ws_stop(broker->ws);
     close_handle(&broker->turn_end);
     close_handle(&broker->awake);
     close_handle(&broker->flush_due);
     close_handle(&broker->tick);
+    close_handle(&broker->games_timer);
     close_handle(&broker->drain_timer);
     close_handle(&broker->lost_timer);
     close_handle(&broker->sigterm);
@@ -351,13 +484,22 @@ static void stop_listening(struct broker *broker) {
     listener_stop(&broker->listeners[WS_OPS]);
 }
 
+static size_t clients_of(const struct broker *broker) {
+    size_t clients = 0;
+    for (size_t i = 0; i < broker->chat_count; i++)
+        clients += conns_count(&broker->chats[i]->conns);
+    return clients;
+}
+
 static void on_drain_step(uv_timer_t *timer) {
     struct broker *broker = timer->data;
-    struct chat *chat = chat_now(broker);
-    size_t more = drain_step(&broker->drain, chat->time.now_ms, conns_count(&chat->conns),
-                             chatlog_is_settled(chat->log));
-    if (broker->drain.phase == DRAIN_CLOSING)
-        chat_dismiss_some(chat, more, CLOSE_RESTART);
+    bool is_settled = true;
+    for (size_t i = 0; i < broker->chat_count; i++)
+        is_settled = is_settled && chatlog_is_settled(chat_now(broker->chats[i])->log);
+    size_t more =
+        drain_step(&broker->drain, (int64_t)uv_now(&broker->loop), clients_of(broker), is_settled);
+    for (size_t i = 0; i < broker->chat_count && broker->drain.phase == DRAIN_CLOSING; i++)
+        more -= chat_dismiss_some(broker->chats[i], more, CLOSE_RESTART);
     if (broker->drain.phase != DRAIN_OVER)
         return;
     stop_listening(broker);
@@ -371,8 +513,7 @@ static void on_signal(uv_signal_t *signal, int signum) {
                                     .deadline_ms = (int64_t)settings->drain_deadline_s * 1000,
                                     .may_skip_accept = settings->chat_env == PROFILE_DEV};
     (void)signum;
-    drain_signal(&broker->drain, &options, (int64_t)uv_now(&broker->loop),
-                 conns_count(&broker->chat.conns));
+    drain_signal(&broker->drain, &options, (int64_t)uv_now(&broker->loop), clients_of(broker));
     uv_timer_start(&broker->drain_timer, on_drain_step, 0, DRAIN_STEP_MS);
 }
 
@@ -404,11 +545,14 @@ static void set_limits(struct broker *broker) {
     broker->admission.max_per_address = settings->conn_per_address;
     broker->admission.connect_rate = (struct rate_limit){settings->connect_rate_per_address,
                                                          2 * settings->connect_rate_per_address};
-    broker->chat.message_rate = (struct rate_limit){settings->rate_messages, settings->rate_burst};
-    broker->chat.frame_rate = (struct rate_limit){FRAME_RATE_FACTOR * settings->rate_messages,
-                                                  FRAME_RATE_FACTOR * settings->rate_burst};
-    broker->chat.login_timeout_ms = (int64_t)settings->login_timeout_s * 1000;
-    broker->chat.login_attempts = settings->login_attempts;
+    for (size_t i = 0; i < broker->chat_count; i++) {
+        struct chat *chat = broker->chats[i];
+        chat->message_rate = (struct rate_limit){settings->rate_messages, settings->rate_burst};
+        chat->frame_rate = (struct rate_limit){FRAME_RATE_FACTOR * settings->rate_messages,
+                                               FRAME_RATE_FACTOR * settings->rate_burst};
+        chat->login_timeout_ms = (int64_t)settings->login_timeout_s * 1000;
+        chat->login_attempts = settings->login_attempts;
+    }
     broker->chat.close_expired = settings->token_expiry == TOKEN_EXPIRY_SESSION;
     broker->admission.login_failures_per_minute = settings->login_failures_per_minute;
 }
@@ -437,8 +581,11 @@ static int prepare_reload(void *user, const struct settings *next, char error[SE
 static void on_hangup(uv_signal_t *signal, int signum) {
     struct broker *broker = signal->data;
     (void)signum;
-    if (settings_reload(broker->settings, prepare_reload, broker) == CHAT_OK)
-        set_limits(broker);
+    if (settings_reload(broker->settings, prepare_reload, broker) != CHAT_OK)
+        return;
+    set_limits(broker);
+    if (access_has_minigame(broker->settings) && !has_group(broker))
+        log_warn("broker", "minigame_needs_a_restart");
 }
 
 static struct identity *make_identity(struct broker *broker) {
@@ -451,47 +598,99 @@ static struct identity *make_identity(struct broker *broker) {
             settings->identity == IDENTITY_HEAVENLAND ? settings->heavenland_api_url : NULL,
     };
     broker->http = http_new(&broker->loop);
-    return broker->http
-               ? identity_token_new(&options, &broker->loop, broker->http, &identity_events, broker)
-               : NULL;
+    return broker->http ? identity_token_new(&options, &broker->loop, broker->http,
+                                             &identity_events, &broker->chat)
+                        : NULL;
 }
 
-static struct chatlog *make_log(struct broker *broker) {
+static struct chatlog *make_log(struct broker *broker, struct chat *chat) {
     const struct settings *settings = broker->settings;
+    bool is_players = chat == &broker->chat;
+    char key[CHATLOG_KEY_MAX];
     if (settings->store == STORE_MEMORY)
-        return chatlog_memory_new(&chatlog_events, broker);
+        return chatlog_memory_new(&chatlog_events, chat);
+    snprintf(key, sizeof(key), "%s:{%s}%s", is_players ? "chat" : "game", settings->chat_name,
+             is_players ? "" : ":log");
     struct chatlog_redis_options options = {
         .url = &settings->redis_url,
-        .chat_name = settings->chat_name,
+        .which = is_players ? CHATLOG_PLAYERS : CHATLOG_MINIGAME,
+        .key = key,
         .log_maxlen = settings->log_maxlen,
-        .history_limit = settings->history_limit,
+        .history_limit = is_players ? settings->history_limit : 0,
         .entry_max = ENTRY_MAX,
     };
-    struct chatlog *log = chatlog_redis_new(&options, &broker->loop, &chatlog_events, broker);
-    if (log)
-        broker->chat.presence = presence_new(chatlog_redis_publisher(log), &broker->chat.users,
-                                             settings->chat_name, chatlog_redis_nonce(log));
-    return log;
+    return chatlog_redis_new(&options, &broker->loop, &chatlog_events, chat);
 }
 
-static int make_parts(struct broker *broker) {
+/* What both have. */
+static int make_chat(struct broker *broker, struct chat *chat, enum proto_side side) {
+    const struct settings *settings = broker->settings;
+    bool is_players = side == PROTO_CHAT;
+    broker->chats[broker->chat_count++] = chat;
+    chat->user = broker;
+    chat->close = close_conn;
+    chat->admission = &broker->admission;
+    chat->proto = proto_new(side, (size_t)settings->message_max_bytes);
+    chat->fanout = fanout_new(is_players ? FANOUT_RING_BYTES : GROUP_RING_BYTES,
+                              settings->flush_interval_ms, &ws_sink);
+    chat->history = history_new(is_players ? (size_t)settings->history_limit : 0);
+    chat->log = make_log(broker, chat);
+    if (chat->proto && chat->fanout && chat->history && chat->log)
+        return CHAT_OK;
+    log_error("broker", "no_memory", log_errno());
+    return CHAT_ENOMEM;
+}
+
+static int make_players(struct broker *broker) {
     const struct settings *settings = broker->settings;
     struct chat *chat = &broker->chat;
-    chat->proto = proto_new((size_t)settings->message_max_bytes);
-    chat->fanout = fanout_new(FANOUT_RING_BYTES, settings->flush_interval_ms, &ws_sink);
-    chat->history = history_new((size_t)settings->history_limit);
-    chat->log = make_log(broker);
-    if (!chat->proto || !chat->fanout || !chat->history || !chat->log) {
+    int status = make_chat(broker, chat, PROTO_CHAT);
+    if (status != CHAT_OK)
+        return status;
+    if (settings->store == STORE_REDIS)
+        chat->presence =
+            presence_new(chatlog_redis_publisher(chat->log), &chat->users, settings->chat_name,
+                         chatlog_redis_nonce(chat->log), access_has_minigame(settings));
+    chat->identity = make_identity(broker);
+    return chat->identity ? CHAT_OK : CHAT_EINVAL; /* it has said why */
+}
+
+static struct games *make_games(struct broker *broker) {
+    const struct settings *settings = broker->settings;
+    struct chat *group = &broker->group;
+    if (settings->store == STORE_MEMORY)
+        return games_memory_new(group->log, &broker->chat.users);
+    struct games_redis_options options = {
+        .redis = chatlog_redis_publisher(group->log),
+        .chat_name = settings->chat_name,
+        .log_maxlen = settings->log_maxlen,
+    };
+    return games_redis_new(&options, on_games_answer, group);
+}
+
+static int make_group(struct broker *broker) {
+    struct chat *group = &broker->group;
+    if (!access_has_minigame(broker->settings)) {
+        log_warn("broker", "minigame_off",
+                 log_str("hint", "neither MINIGAME_SECRET nor MINIGAME_ALLOW_FROM is set"));
+        return CHAT_OK;
+    }
+    int status = make_chat(broker, group, PROTO_MINIGAME);
+    if (status != CHAT_OK)
+        return status;
+    group->identity = identity_secret_new(broker->settings);
+    group->games = make_games(broker);
+    if (!group->identity || !group->games) {
         log_error("broker", "no_memory", log_errno());
         return CHAT_ENOMEM;
     }
-    chat->admission = &broker->admission;
-    chat->identity = make_identity(broker);
-    if (!chat->identity)
-        return CHAT_EINVAL; /* it has said why */
-    chat->close = close_conn;
-    chat->user = broker;
+    uv_timer_start(&broker->games_timer, on_games_tick, 0, GAMES_TICK_MS);
     return CHAT_OK;
+}
+
+static int make_parts(struct broker *broker) {
+    int status = make_players(broker);
+    return status == CHAT_OK ? make_group(broker) : status;
 }
 
 static int start_listening(struct broker *broker) {
@@ -514,6 +713,7 @@ static void start_handles(struct broker *broker) {
     uv_idle_init(loop, &broker->awake);
     uv_timer_init(loop, &broker->flush_due);
     uv_timer_init(loop, &broker->tick);
+    uv_timer_init(loop, &broker->games_timer);
     uv_timer_init(loop, &broker->drain_timer);
     uv_timer_init(loop, &broker->lost_timer);
     uv_timer_init(loop, &broker->exit_timer);
@@ -521,7 +721,7 @@ static void start_handles(struct broker *broker) {
     uv_signal_init(loop, &broker->sigint);
     uv_signal_init(loop, &broker->sighup);
     broker->turn_end.data = broker->tick.data = broker->drain_timer.data = broker;
-    broker->lost_timer.data = broker;
+    broker->lost_timer.data = broker->games_timer.data = broker;
     broker->sigterm.data = broker->sigint.data = broker->sighup.data = broker;
     uv_check_start(&broker->turn_end, on_turn_end);
     uv_timer_start(&broker->tick, on_tick, TICK_MS, TICK_MS);
@@ -534,11 +734,11 @@ static int start(struct broker *broker) {
     int status = make_parts(broker);
     if (status != CHAT_OK)
         return status;
+    set_limits(broker);
     broker->ws =
         ws_new(&broker->loop, (size_t)broker->settings->frame_max_bytes, &ws_events, broker);
     if (!broker->ws)
         return CHAT_ENOMEM;
-    ws_set_fanout(broker->ws, broker->chat.fanout);
     return start_listening(broker);
 }
 
@@ -566,7 +766,6 @@ struct broker *broker_new(struct settings *settings) {
     uv_loop_configure(&broker->loop, UV_METRICS_IDLE_TIME);
     broker->settings = settings;
     broker->files_max = raise_file_limit();
-    set_limits(broker);
     register_metrics(&broker->metrics);
     start_handles(broker);
     if (start(broker) == CHAT_OK)
@@ -586,14 +785,17 @@ int broker_run(struct broker *broker) {
 }
 
 void broker_free(struct broker *broker) {
-    struct chat *chat = &broker->chat;
-    presence_free(chat->presence);
-    chatlog_free(chat->log);
-    history_free(chat->history);
-    fanout_free(chat->fanout);
+    for (size_t i = 0; i < broker->chat_count; i++) {
+        struct chat *chat = broker->chats[i];
+        games_free(chat->games);
+        presence_free(chat->presence);
+        chatlog_free(chat->log);
+        history_free(chat->history);
+        fanout_free(chat->fanout);
+        proto_free(chat->proto);
+        users_clear(&chat->users);
+    }
     http_free(broker->http);
-    proto_free(chat->proto);
-    users_clear(&chat->users);
     admission_clear(&broker->admission);
     free(broker);
 }

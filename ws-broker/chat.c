@@ -40,14 +40,14 @@ void chat_gone(struct chat *chat, struct conn *conn) {
     if (conn->login_pending && chat->identity)
         identity_forget(chat->identity, conn->id);
     if (conn->user && conn->user->connections == 1 && chat->presence)
-        presence_leave(chat->presence, conn->user->id);
+        presence_leave(chat->presence, conn->user);
     if (conn->user)
         users_leave(&chat->users, conn->user, &chat->message_rate, chat->time.now_ms);
     conn->user = NULL;
 }
 
 static void close_if_answered(struct chat *chat, struct conn *conn) {
-    if (conn->dismissed && !conn->login_pending && conn->appends == 0 &&
+    if (conn->dismissed && !conn->login_pending && conn->appends == 0 && conn->games_pending == 0 &&
         chatlog_is_heard(chat->log, conn->stored))
         chat->close(chat->user, conn, conn->dismissed);
 }
@@ -75,9 +75,10 @@ static void dismiss_if_more(void *user, struct conn *conn) {
     }
 }
 
-void chat_dismiss_some(struct chat *chat, size_t most, int code) {
+size_t chat_dismiss_some(struct chat *chat, size_t most, int code) {
     struct dismiss_some state = {chat, most, code};
     conns_each(&chat->conns, dismiss_if_more, &state);
+    return most - state.most;
 }
 
 void chat_reply(struct chat *chat, struct conn *conn, char *buffer, size_t len) {
@@ -120,6 +121,19 @@ void chat_identified(struct chat *chat, uint64_t conn_id, const struct identity_
     close_if_answered(chat, conn);
 }
 
+void chat_games_answered(struct chat *chat, uint64_t conn_id, const struct games_answer *answer) {
+    char error[PROTO_ERROR_MAX];
+    struct conn *conn = conns_find(&chat->conns, conn_id);
+    if (!conn || conn->state == CONN_CLOSING)
+        return;
+    conn->games_pending--;
+    enum proto_refusal refusal = handle_games_answer(chat, conn, answer, error);
+    if (refusal)
+        chat_refuse(chat, conn, refusal, error);
+    else
+        conn->errors_in_row = 0;
+}
+
 void chat_appended(struct chat *chat, uint64_t conn_id, int status) {
     struct conn *conn = conns_find(&chat->conns, conn_id);
     if (!conn)
@@ -141,7 +155,8 @@ void chat_entry(struct chat *chat, const char *json, size_t len, bool is_new) {
         log_error("chat", "history_lost_entry", log_str("error", "no memory"));
     if (!is_new)
         return;
-    messages.value++;
+    if (!chat->games)
+        messages.value++;
     if (fanout_append(chat->fanout, json, len) != CHAT_OK)
         log_error("chat", "entry_too_large", log_int("bytes", (int64_t)len));
 }

@@ -1,6 +1,9 @@
 /*
  * chat.h: the parts of one chat that a request needs, and the two ways in which it answers.
  *
+ * There are two: the players' on /chat, and the game servers' on /minigame, which has no messages
+ * and no history of its own but the scheduler and the games.
+ *
  * broker.c makes and wires the parts; dispatch.c and the handlers use them. Loop thread only.
  */
 #ifndef HLCHAT_CHAT_H
@@ -21,6 +24,8 @@
 struct admission;
 struct conn;
 struct fanout;
+struct games;
+struct games_answer;
 struct presence;
 
 /** When the event that is being handled came. */
@@ -38,6 +43,7 @@ struct chat {
     struct admission *admission;
     struct users users;
     struct presence *presence; /* NULL with the log in memory: users are all there are */
+    struct games *games;       /* NULL in the players' chat */
     struct conns conns;
 
     struct rate_limit frame_rate;   /* per connection */
@@ -67,9 +73,9 @@ void chat_gone(struct chat *chat, struct conn *conn);
  * messages that are being stored) and its own messages. Until then whatever it sends is answered by
  * an error. */
 void chat_dismiss(struct chat *chat, struct conn *conn, int code);
-/** Dismisses up to `most` of those that were not yet; and looks after the others, so call it now
- * and then until all have gone. */
-void chat_dismiss_some(struct chat *chat, size_t most, int code);
+/** Dismisses up to `most` of those that were not yet, and returns how many; and looks after the
+ * others, so call it now and then until all have gone. */
+size_t chat_dismiss_some(struct chat *chat, size_t most, int code);
 
 /** Sends {"error":text} and counts it: `refusal` in the metrics, and towards PROTO_ERROR_LIMIT,
  * which closes. */
@@ -81,6 +87,8 @@ void chat_reply(struct chat *chat, struct conn *conn, char *buffer, size_t len);
 
 /** The answer to a login that was not answered at once; see identity.h. */
 void chat_identified(struct chat *chat, uint64_t conn_id, const struct identity_answer *answer);
+/** The answer to a request of a game server that was not answered at once; see games.h. */
+void chat_games_answered(struct chat *chat, uint64_t conn_id, const struct games_answer *answer);
 /** How an append that a client began has ended; see chatlog.h. */
 void chat_appended(struct chat *chat, uint64_t conn_id, int status);
 /** The next entry of the log: into the history and, when it is new, out to everybody. */

@@ -34,7 +34,7 @@ enum {
     AGAIN_MS = 15000, /* for so long that is tried; nobody waits for it */
     READY_MS = 3000,  /* a write of ours must have worked in this time */
     TICK_MS = 100,
-    KEY_TEXT_MAX = 96,
+    KEY_TEXT_MAX = CHATLOG_KEY_MAX + 32,
     ID_TEXT_MAX = 48,
     EPOCH_MAX = 48,
 };
@@ -84,6 +84,8 @@ struct redis_log {
     uv_loop_t *loop;
     const struct chatlog_events *events;
     void *user;
+    struct log_metrics *metrics;
+    const char *name; /* in our log lines */
     char key[KEY_TEXT_MAX], probe_key[KEY_TEXT_MAX], epoch_key[KEY_TEXT_MAX], maxlen[16];
     char nonce[20]; /* of this process: 16 hexadecimal digits */
     uv_timer_t tick;
@@ -144,20 +146,41 @@ struct redis_log {
     int64_t count_lost_ms; /* when what was missing is counted as lost; 0: nothing is */
 };
 
-static struct metric up[] = {{.name = "hlchat_redis_up",
-                              .help = "Whether the connection to Redis is up",
-                              .labels = "link=\"publish\"",
-                              .type = METRIC_GAUGE},
-                             {.name = "hlchat_redis_up",
-                              .help = "Whether the connection to Redis is up",
-                              .labels = "link=\"follow\"",
-                              .type = METRIC_GAUGE}};
-static struct metric reconnects[] = {{.name = "hlchat_redis_reconnects_total",
-                                      .help = "Times that the connection to Redis was lost",
-                                      .labels = "link=\"publish\""},
-                                     {.name = "hlchat_redis_reconnects_total",
-                                      .help = "Times that the connection to Redis was lost",
-                                      .labels = "link=\"follow\""}};
+/* What is counted of one log; `of` is "" for the chat's. */
+struct log_metrics {
+    struct metric up[2], reconnects[2]; /* publish, follow */
+    struct metric repeats, gaps, lost_entries, resets, bad_entries;
+};
+
+#define LOG_METRIC(of, rest, text) .name = "hlchat_" of rest, .help = text
+#define LOG_METRICS(of)                                                                            \
+    {                                                                                              \
+        .up = {{LOG_METRIC(of, "redis_up", "Whether the connection to Redis is up"),               \
+                .labels = "link=\"publish\"", .type = METRIC_GAUGE},                               \
+               {LOG_METRIC(of, "redis_up", "Whether the connection to Redis is up"),               \
+                .labels = "link=\"follow\"", .type = METRIC_GAUGE}},                               \
+        .reconnects = {{LOG_METRIC(of, "redis_reconnects_total",                                   \
+                                   "Times that the connection to Redis was lost"),                 \
+                        .labels = "link=\"publish\""},                                             \
+                       {LOG_METRIC(of, "redis_reconnects_total",                                   \
+                                   "Times that the connection to Redis was lost"),                 \
+                        .labels = "link=\"follow\""}},                                             \
+        .repeats = {LOG_METRIC(of, "log_repeats_total",                                            \
+                               "Entries that stood in the log twice and were dropped")},           \
+        .gaps = {LOG_METRIC(of, "log_gaps_total",                                                  \
+                            "Times that entries were gone before they were read")},                \
+        .lost_entries = {LOG_METRIC(of, "log_lost_entries_total",                                  \
+                                    "Entries that the log has lost")},                             \
+        .resets = {LOG_METRIC(of, "log_resets_total",                                              \
+                              "Times that the log was read again from the start")},                \
+        .bad_entries = {LOG_METRIC(of, "log_bad_entries_total",                                    \
+                                   "Entries that were no messages and were skipped")},             \
+    }
+
+static struct log_metrics log_metrics[] = {
+    [CHATLOG_PLAYERS] = LOG_METRICS(""), [CHATLOG_MINIGAME] = LOG_METRICS("minigame_")};
+
+/* Of the chat's alone: nobody appends to the other one, scripts do. */
 static struct metric append_seconds = {
     .name = "hlchat_append_seconds",
     .help = "Time from a message's arrival until Redis had stored it",
@@ -177,37 +200,30 @@ static struct metric retries = {.name = "hlchat_append_retries_total",
                                 .help = "Entries that were sent to Redis again"};
 static struct metric again = {.name = "hlchat_append_again_total",
                               .help = "Entries stored again because a failover had lost them"};
-static struct metric repeats = {.name = "hlchat_log_repeats_total",
-                                .help = "Entries that stood in the log twice and were dropped"};
-static struct metric gaps = {.name = "hlchat_log_gaps_total",
-                             .help = "Times that entries were gone before they were read"};
-static struct metric lost_entries = {.name = "hlchat_log_lost_entries_total",
-                                     .help = "Entries that the log has lost"};
-static struct metric resets = {.name = "hlchat_log_resets_total",
-                               .help = "Times that the log was read again from the start"};
-static struct metric bad_entries = {.name = "hlchat_log_bad_entries_total",
-                                    .help = "Entries that were no messages and were skipped"};
 static struct metric lag = {.name = "hlchat_log_lag_seconds",
                             .help = "How far behind the log this broker is",
                             .type = METRIC_GAUGE,
                             .scale = 1e-3};
 
 void chatlog_redis_register_metrics(struct metrics *metrics) {
-    metrics_register(metrics, &up[0]);
-    metrics_register(metrics, &up[1]);
-    metrics_register(metrics, &reconnects[0]);
-    metrics_register(metrics, &reconnects[1]);
+    for (size_t i = 0; i < sizeof(log_metrics) / sizeof(*log_metrics); i++) {
+        struct log_metrics *of = &log_metrics[i];
+        metrics_register(metrics, &of->up[0]);
+        metrics_register(metrics, &of->up[1]);
+        metrics_register(metrics, &of->reconnects[0]);
+        metrics_register(metrics, &of->reconnects[1]);
+        metrics_register(metrics, &of->repeats);
+        metrics_register(metrics, &of->gaps);
+        metrics_register(metrics, &of->lost_entries);
+        metrics_register(metrics, &of->resets);
+        metrics_register(metrics, &of->bad_entries);
+    }
     metrics_register(metrics, &append_seconds);
     metrics_register(metrics, &appends_stored);
     metrics_register(metrics, &appends_failed);
     metrics_register(metrics, &appends_uncertain);
     metrics_register(metrics, &retries);
     metrics_register(metrics, &again);
-    metrics_register(metrics, &repeats);
-    metrics_register(metrics, &gaps);
-    metrics_register(metrics, &lost_entries);
-    metrics_register(metrics, &resets);
-    metrics_register(metrics, &bad_entries);
     metrics_register(metrics, &lag);
 }
 
@@ -258,7 +274,7 @@ static void on_epoch(void *user, const struct redis_value *reply) {
     }
     if (strcmp(log->epoch, epoch) == 0)
         return;
-    log_info("chatlog", "epoch", log_str("name", epoch));
+    log_info(log->name, "epoch", log_str("name", epoch));
     snprintf(log->epoch, sizeof(log->epoch), "%s", epoch);
     log->is_epoch_over = false;
     log->epochs_known++;
@@ -362,7 +378,7 @@ static void on_refused(struct redis_log *log, struct append *append,
     const char *text = redis_value_text(reply, NULL);
     append->state = APPEND_REFUSED;
     if (!log->is_holding)
-        log_warn("chatlog", "append_refused", log_str("error", text));
+        log_warn(log->name, "append_refused", log_str("error", text));
     log->is_holding = true;
     log->hold_until_ms = now_ms(log) + RETRY_MS;
     log->wrote_ms = 0;
@@ -519,10 +535,10 @@ static void recover(struct redis_log *log) {
 
 static void on_fenced(void *user, const struct redis_value *reply) {
     static bool told;
-    (void)user;
+    const struct redis_log *log = user;
     if (redis_value_is_error(reply, "NOPERM") && !told) {
         told = true;
-        log_warn("chatlog", "cannot_kill_old_connections",
+        log_warn(log->name, "cannot_kill_old_connections",
                  log_str("hint", "allow +client|kill; without it repeats are still dropped"));
     }
 }
@@ -546,7 +562,7 @@ static void fence(struct redis_log *log) {
 static void on_publish_up(void *user) {
     struct redis_log *log = user;
     struct append *append;
-    up[0].value = 1;
+    log->metrics->up[0].value = 1;
     if (!is_one_server(log))
         return;
     fence(log);
@@ -561,8 +577,8 @@ static void on_publish_up(void *user) {
 
 static void on_publish_down(void *user) {
     struct redis_log *log = user;
-    up[0].value = 0;
-    reconnects[0].value++;
+    log->metrics->up[0].value = 0;
+    log->metrics->reconnects[0].value++;
     log->can_send = false;
     log->wrote_ms = 0;
 }
@@ -691,7 +707,7 @@ static int take_message(struct redis_log *log, const struct redis_value *entry,
     size_t len = 0;
     const char *json = field_of(entry, "m", &len), *key = field_of(entry, "k", NULL);
     if (!is_message(log, json, len) || (key && strlen(key) > SEEN_KEY_MAX)) {
-        bad_entries.value++;
+        log->metrics->bad_entries.value++;
         return CHAT_OK;
     }
     /* An older or another writer may leave k out: its id is as good, but does not survive a retry.
@@ -709,7 +725,7 @@ static int take_message(struct redis_log *log, const struct redis_value *entry,
         log->has_found_new = log->has_found_new || !is_known;
     }
     if (is_known && !log->is_rereading) {
-        repeats.value++;
+        log->metrics->repeats.value++;
         return CHAT_OK;
     }
     int status = queue_entry(log, key, json, len, !is_known);
@@ -757,7 +773,7 @@ static bool take_entries(struct redis_log *log, const struct redis_value *entrie
     log->events->on_pending(log->user);
     log->is_following_well = taken >= count;
     if (taken < count) {
-        log_error("chatlog", "no_memory",
+        log_error(log->name, "no_memory",
                   log_int("entries_to_read_again", (int64_t)(count - taken)));
         pause_reading(log, ERROR_PAUSE_MS);
     }
@@ -767,7 +783,8 @@ static bool take_entries(struct redis_log *log, const struct redis_value *entrie
 /* An answer to a read that waits comes within BLOCK_MS; what is older than that is not known. */
 static void tell_lag(const struct redis_log *log) {
     int64_t silence = now_ms(log) - log->read_ms;
-    lag.value = log->read_age_ms + (silence > 2 * BLOCK_MS ? (uint64_t)silence : 0);
+    if (log->options.which == CHATLOG_PLAYERS)
+        lag.value = log->read_age_ms + (silence > 2 * BLOCK_MS ? (uint64_t)silence : 0);
 }
 
 /* From the start, whatever an earlier one that was interrupted has found. */
@@ -787,8 +804,8 @@ static void restart_reread(struct redis_log *log) {
 static void begin_reread(struct redis_log *log, const char *why, bool must_reload) {
     if (log->is_rereading)
         return;
-    log_warn("chatlog", "reading_again", log_str("why", why));
-    resets.value++;
+    log_warn(log->name, "reading_again", log_str("why", why));
+    log->metrics->resets.value++;
     log->is_rereading = true;
     log->must_reload = must_reload;
     log->has_baseline = false;
@@ -829,7 +846,7 @@ static void append_again(struct redis_log *log) {
     if (count == 0)
         return;
     again.value += count;
-    log_warn("chatlog", "append_again", log_int("entries", (int64_t)count));
+    log_warn(log->name, "append_again", log_int("entries", (int64_t)count));
     log->unsent = log->appends;
     pump(log);
 }
@@ -843,14 +860,14 @@ static void end_reread(struct redis_log *log) {
     size_t lost = seen_end(log->seen, log->first_reread);
     log->is_rereading = false;
     if (lost > 0) {
-        log_warn("chatlog", "entries_missing", log_int("entries", (int64_t)lost));
+        log_warn(log->name, "entries_missing", log_int("entries", (int64_t)lost));
         log->count_lost_ms = now_ms(log) + AGAIN_MS;
         log->is_epoch_over = true;
     }
     append_again(log);
     if (log->must_reload) {
         log->must_reload = false;
-        log_warn("chatlog", "clients_reload");
+        log_warn(log->name, "clients_reload");
         /* What waited from before comes again among the rest. */
         DL_FOREACH_SAFE(log->waiting, waiting, next) {
             if (!waiting->was_reread)
@@ -870,7 +887,7 @@ static void end_reread(struct redis_log *log) {
 static void on_follow_error(struct redis_log *log, const struct redis_value *reply) {
     const char *text = redis_value_text(reply, NULL);
     if (log->is_following_well)
-        log_warn("chatlog", "cannot_follow", log_str("error", text));
+        log_warn(log->name, "cannot_follow", log_str("error", text));
     log->is_following_well = false;
     pause_reading(log, ERROR_PAUSE_MS);
     if (redis_value_is_error(reply, "UNBLOCKED") || redis_value_is_error(reply, "NOAUTH") ||
@@ -885,7 +902,7 @@ static void reached_end(struct redis_log *log) {
     if (log->is_rereading)
         end_reread(log);
     if (!log->is_loaded)
-        log_info("chatlog", "loaded", log_int("entries", log->seen_since));
+        log_info(log->name, "loaded", log_int("entries", log->seen_since));
     log->is_loaded = true;
     log->must_ask_epoch = true;
     ask_epoch(log);
@@ -956,9 +973,9 @@ static void audit_count(struct redis_log *log, const struct stream_info *info) {
     int64_t added = info->entries_added - log->baseline_added;
     if (log->has_baseline && added > log->seen_since) {
         int64_t missing = added - log->seen_since;
-        gaps.value++;
-        lost_entries.value += (uint64_t)missing;
-        log_error("chatlog", "gap", log_int("entries", missing));
+        log->metrics->gaps.value++;
+        log->metrics->lost_entries.value += (uint64_t)missing;
+        log_error(log->name, "gap", log_int("entries", missing));
         begin_reread(log, "entries were gone before they were read", true);
         return;
     }
@@ -1046,7 +1063,7 @@ static void ask(struct redis_log *log) {
 
 static void on_follow_up(void *user) {
     struct redis_log *log = user;
-    up[1].value = 1;
+    log->metrics->up[1].value = 1;
     if (!is_one_server(log))
         return;
     /* Is the stream still the one we knew? The audit says; a re-reading starts anew. */
@@ -1064,8 +1081,8 @@ static void on_follow_up(void *user) {
 
 static void on_follow_down(void *user) {
     struct redis_log *log = user;
-    up[1].value = 0;
-    reconnects[1].value++;
+    log->metrics->up[1].value = 0;
+    log->metrics->reconnects[1].value++;
     log->is_asking = false;
 }
 
@@ -1099,9 +1116,9 @@ static void count_lost(struct redis_log *log) {
     log->count_lost_ms = 0;
     if (lost > (size_t)log->options.log_maxlen)
         lost = (size_t)log->options.log_maxlen; /* what is older was not in the stream anyway */
-    lost_entries.value += lost;
+    log->metrics->lost_entries.value += lost;
     if (lost > 0)
-        log_error("chatlog", "entries_lost", log_int("entries", (int64_t)lost));
+        log_error(log->name, "entries_lost", log_int("entries", (int64_t)lost));
 }
 
 static void on_tick(uv_timer_t *timer) {
@@ -1189,6 +1206,7 @@ struct chatlog *chatlog_redis_new(const struct chatlog_redis_options *options, u
                                            .free = redis_log_free};
     static const struct redis_events publish_events = {on_publish_up, on_publish_down};
     static const struct redis_events follow_events = {on_follow_up, on_follow_down};
+    bool is_players = options->which == CHATLOG_PLAYERS;
     uint64_t nonce = 0;
     struct redis_log *log = calloc(1, sizeof(*log));
     if (!log || getrandom(&nonce, sizeof(nonce), 0) != sizeof(nonce)) {
@@ -1200,18 +1218,21 @@ struct chatlog *chatlog_redis_new(const struct chatlog_redis_options *options, u
     log->loop = loop;
     log->events = events;
     log->user = user;
+    log->metrics = &log_metrics[options->which];
+    log->name = is_players ? "chatlog" : "minigame_log";
     snprintf(log->nonce, sizeof(log->nonce), "%016" PRIx64, nonce);
-    snprintf(log->key, sizeof(log->key), "chat:{%s}", options->chat_name);
-    snprintf(log->probe_key, sizeof(log->probe_key), "chat:{%s}:probe:%s", options->chat_name,
-             log->nonce);
-    snprintf(log->epoch_key, sizeof(log->epoch_key), "chat:{%s}:epoch", options->chat_name);
+    snprintf(log->key, sizeof(log->key), "%s", options->key);
+    snprintf(log->probe_key, sizeof(log->probe_key), "%s:probe:%s", options->key, log->nonce);
+    snprintf(log->epoch_key, sizeof(log->epoch_key), "%s:epoch", options->key);
     snprintf(log->maxlen, sizeof(log->maxlen), "%d", options->log_maxlen);
     log->is_following_well = true;
     log->read_ms = now_ms(log);
     log->seen = seen_new(2 * (size_t)options->log_maxlen);
     log->tokener = json_tokener_new();
-    log->publish = redis_new(loop, "publish", options->url, &publish_events, log);
-    log->follow = redis_new(loop, "follow", options->url, &follow_events, log);
+    log->publish = redis_new(loop, is_players ? "publish" : "minigame_publish", options->url,
+                             &publish_events, log);
+    log->follow = redis_new(loop, is_players ? "follow" : "minigame_follow", options->url,
+                            &follow_events, log);
     if (!log->seen || !log->tokener || !log->publish || !log->follow)
         return NULL; /* the process is about to exit */
     uv_timer_init(loop, &log->tick);

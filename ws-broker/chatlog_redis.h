@@ -24,12 +24,18 @@ struct metrics;
 struct redis;
 struct redis_url;
 
+enum { CHATLOG_KEY_MAX = 96 };
+
+/** Which log: what its metrics are called. At most one of each. */
+enum chatlog_which { CHATLOG_PLAYERS = 0, CHATLOG_MINIGAME = 1 };
+
 struct chatlog_redis_options {
     const struct redis_url *url; /* borrowed */
-    const char *chat_name;       /* borrowed */
-    int log_maxlen;              /* entries that the stream keeps, about */
-    int history_limit;           /* newest entries that must survive a reload */
-    size_t entry_max;            /* bytes of the largest entry that is taken from the stream */
+    enum chatlog_which which;
+    const char *key;   /* of the stream, copied; what else it keeps begins with it */
+    int log_maxlen;    /* entries that the stream keeps, about */
+    int history_limit; /* newest entries that must survive a reload */
+    size_t entry_max;  /* bytes of the largest entry that is taken from the stream */
 };
 
 void chatlog_redis_register_metrics(struct metrics *metrics);

@@ -17,6 +17,7 @@
 #include "ws-broker/fanout.h"
 #include "ws-broker/rate.h"
 
+struct chat;
 struct user;
 
 enum conn_state {
@@ -35,8 +36,10 @@ struct conn {
     uint64_t stored;    /* the log's mark when one last was */
     uint8_t pings_unanswered;
     uint16_t errors_in_row;
+    uint16_t games_pending;    /* requests that games.h has not answered yet */
     uint16_t login_failures;   /* refused by identity before the first login */
     struct address_ip address; /* the client's, as told by a trusted proxy */
+    struct chat *chat;         /* which one it has come to */
     struct user *user;         /* set while logged in; counted in users.h */
     struct rate frames;
     uint64_t losses; /* the log's, when it logged in: with more by now it has missed something */

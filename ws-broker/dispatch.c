@@ -14,6 +14,11 @@ static const struct {
     [VERB_LOGIN] = {handle_login, false},
     [VERB_MESSAGE] = {handle_message, true},
     [VERB_HISTORY] = {handle_history, true},
+    [VERB_SCHEDULER_START] = {handle_minigame, true},
+    [VERB_SCHEDULER_STOP] = {handle_minigame, true},
+    [VERB_SCHEDULER_INFO] = {handle_minigame, true},
+    [VERB_ONLINE_PLAYERS] = {handle_minigame, true},
+    [VERB_GAME_END] = {handle_minigame, true},
 };
 
 void dispatch_rate_error(char error[PROTO_ERROR_MAX], const char *what, int64_t wait_ms) {
@@ -54,6 +59,6 @@ void dispatch_text(struct chat *chat, struct conn *conn, const char *text, size_
     enum proto_refusal refusal = handle(chat, conn, text, len, error);
     if (refusal)
         chat_refuse(chat, conn, refusal, error);
-    else if (!conn->login_pending) /* whether that worked is not known yet */
+    else if (!conn->login_pending && !conn->games_pending) /* else that is not known yet */
         conn->errors_in_row = 0;
 }

@@ -13,6 +13,7 @@
 #include "ws-broker/proto.h"
 
 struct chat;
+struct games_answer;
 struct metrics;
 struct conn;
 
@@ -30,6 +31,18 @@ enum proto_refusal handle_message(struct chat *chat, struct conn *conn,
                                   const struct proto_request *request, char error[PROTO_ERROR_MAX]);
 enum proto_refusal handle_history(struct chat *chat, struct conn *conn,
                                   const struct proto_request *request, char error[PROTO_ERROR_MAX]);
+
+enum proto_refusal handle_minigame(struct chat *chat, struct conn *conn,
+                                   const struct proto_request *request,
+                                   char error[PROTO_ERROR_MAX]);
+
+/** The end of handle_minigame(), now or when the answer has come. */
+enum proto_refusal handle_games_answer(struct chat *chat, struct conn *conn,
+                                       const struct games_answer *answer,
+                                       char error[PROTO_ERROR_MAX]);
+
+/** Lets a connection in whose identity is known: broadcasts begin. 0 or CHAT_ENOMEM. */
+int handle_login_enter(struct chat *chat, struct conn *conn, const struct identity_answer *answer);
 
 /** The end of handle_login(), now or when the answer has come. */
 enum proto_refusal handle_identity(struct chat *chat, struct conn *conn,

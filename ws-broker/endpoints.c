@@ -21,6 +21,47 @@ bool endpoint_is_chat(const char *path) {
     return strcmp(path, "/chat") == 0 || strcmp(path, "/chat/") == 0;
 }
 
+bool endpoint_is_minigame(const char *path) {
+    return strcmp(path, "/minigame") == 0 || strcmp(path, "/minigame/") == 0;
+}
+
+bool endpoint_is_live(const char *path, enum games_verb *verb) {
+    *verb = strcmp(path, "/api/gaming/events") == 0 ? GAMES_NEWEST : GAMES_UPDATE;
+    return *verb == GAMES_NEWEST || strcmp(path, "/api/webhook/minigame") == 0;
+}
+
+struct endpoint_answer endpoint_live(const struct games_answer *answer) {
+    if (answer->status == GAMES_UNCERTAIN)
+        return json_error(503, "Retry-After: 1\r\n",
+                          "{\"error\":\"not confirmed: this may have been done, or not\"}");
+    if (answer->status != GAMES_DONE)
+        return json_error(503, "Retry-After: 1\r\n",
+                          "{\"error\":\"the games are unavailable: try again\"}");
+    return (struct endpoint_answer){.status = 200,
+                                    .type = JSON_TYPE,
+                                    .headers = "",
+                                    .body = answer->text ? answer->text : "",
+                                    .to_free = answer->text};
+}
+
+struct endpoint_answer endpoint_unauthorized(void) {
+    return json_error(401, "WWW-Authenticate: Bearer\r\n",
+                      "{\"error\":\"the secret is missing or wrong\"}");
+}
+
+struct endpoint_answer endpoint_forbidden(void) {
+    return json_error(403, "", "{\"error\":\"not from your address\"}");
+}
+
+struct endpoint_answer endpoint_too_often(void) {
+    return json_error(429, "Retry-After: 1\r\n", "{\"error\":\"too many requests: wait\"}");
+}
+
+struct endpoint_answer endpoint_starting(void) {
+    return json_error(503, "Retry-After: 1\r\n",
+                      "{\"error\":\"the server is starting: try again\"}");
+}
+
 struct endpoint_answer endpoint_not_found(void) {
     return json_error(404, "", "{\"error\":\"not found\"}");
 }
@@ -33,7 +74,7 @@ struct endpoint_answer endpoint_get(const char *path, const struct endpoint_stat
         return state->draining ? text(404, "draining\n")
                : state->ready  ? text(200, "ready\n")
                                : text(503, "cannot publish or follow\n");
-    if (endpoint_is_chat(path))
+    if (endpoint_is_chat(path) || endpoint_is_minigame(path))
         return json_error(426, "Upgrade: websocket\r\n",
                           "{\"error\":\"this is a WebSocket: upgrade required\"}");
     return endpoint_not_found();

@@ -12,6 +12,7 @@
 #include <stddef.h>
 
 #include "ws-broker/admission.h"
+#include "ws-broker/games.h"
 
 struct metrics;
 
@@ -32,6 +33,28 @@ struct endpoint_state {
 /** Whether `path` (without its query) is where WebSockets of players are served: /chat, /chat/. */
 bool endpoint_is_chat(const char *path);
 
+/** Whether `path` is where WebSockets of game servers are served: /minigame, /minigame/. */
+bool endpoint_is_minigame(const char *path);
+
+/** Whether `path` asks something of the games; `verb` is set then: GAMES_UPDATE for
+ * /api/webhook/minigame, GAMES_NEWEST for /api/gaming/events. */
+bool endpoint_is_live(const char *path, enum games_verb *verb);
+
+/** The answer to it; takes over `answer->text`. */
+struct endpoint_answer endpoint_live(const struct games_answer *answer);
+
+/** Whoever must show a secret has shown a wrong one, or none. */
+struct endpoint_answer endpoint_unauthorized(void);
+
+/** A game server's address is not among those that may connect. */
+struct endpoint_answer endpoint_forbidden(void);
+
+/** This came too often. */
+struct endpoint_answer endpoint_too_often(void);
+
+/** What is asked for is not there yet. */
+struct endpoint_answer endpoint_starting(void);
+
 /** GET or HEAD of any path on the players' port: /healthz, /readyz, else an error. */
 struct endpoint_answer endpoint_get(const char *path, const struct endpoint_state *state);
 
@@ -41,7 +64,7 @@ struct endpoint_answer endpoint_get_ops(const char *path, const struct metrics *
 /** Any other method. */
 struct endpoint_answer endpoint_wrong_method(void);
 
-/** An upgrade to a path where there is no WebSocket. */
+/** A path where there is nothing, or no WebSocket. */
 struct endpoint_answer endpoint_not_found(void);
 
 /** An upgrade while the broker sends its clients away. */

@@ -135,7 +135,6 @@ static void account_replies(struct fanout *fanout, struct fanout_client *client)
         client->_paused = pause;
         fanout->sink->set_reading(client->peer, !pause);
     }
-    queued_bytes.value = fanout->queued;
 }
 
 /* Forgets the oldest reply. */
@@ -146,6 +145,7 @@ static void pop_reply(struct fanout *fanout, struct fanout_client *client) {
         client->_last = NULL;
     client->_queued -= reply->len;
     fanout->queued -= reply->len;
+    queued_bytes.value -= reply->len;
     free(reply);
 }
 
@@ -170,7 +170,6 @@ void fanout_drop(struct fanout *fanout, struct fanout_client *client) {
     unlist(fanout, client);
     while (client->_first)
         pop_reply(fanout, client);
-    queued_bytes.value = fanout->queued;
 }
 
 int fanout_append(struct fanout *fanout, const char *payload, size_t len) {
@@ -212,6 +211,7 @@ void fanout_reply(struct fanout *fanout, struct fanout_client *client, char *buf
     client->_last = reply;
     client->_queued += reply->len;
     fanout->queued += reply->len;
+    queued_bytes.value += reply->len;
     account_replies(fanout, client);
     list(fanout, client);
 }

@@ -29,7 +29,7 @@ void handle_login_register_metrics(struct metrics *metrics) {
 
 /* Broadcasts begin here: "connected" is queued behind nothing, and everything appended from now on
  * comes after it. */
-static int enter(struct chat *chat, struct conn *conn, const struct identity_answer *answer) {
+int handle_login_enter(struct chat *chat, struct conn *conn, const struct identity_answer *answer) {
     if (fanout_join(chat->fanout, &conn->out) != CHAT_OK)
         return CHAT_ENOMEM;
     conn->user = users_enter(&chat->users, answer->user_id, answer->nickname);
@@ -40,7 +40,7 @@ static int enter(struct chat *chat, struct conn *conn, const struct identity_ans
     conn->state = CONN_LOGGED_IN;
     conn->losses = chat->losses;
     if (conn->user->connections == 1 && chat->presence)
-        presence_enter(chat->presence, conn->user->id);
+        presence_enter(chat->presence, conn->user);
     return CHAT_OK;
 }
 
@@ -83,7 +83,7 @@ enum proto_refusal handle_identity(struct chat *chat, struct conn *conn,
             snprintf(error, PROTO_ERROR_MAX, "already logged in as another user");
             return REFUSED_LOGIN;
         }
-    } else if (enter(chat, conn, answer) != CHAT_OK) {
+    } else if (handle_login_enter(chat, conn, answer) != CHAT_OK) {
         snprintf(error, PROTO_ERROR_MAX, "the chat is unavailable: try again");
         return REFUSED_UNAVAILABLE;
     }

@@ -6,7 +6,7 @@
 
 struct secret_identity {
     struct identity base;
-    const char *secret;
+    const struct settings *settings;
 };
 
 const struct identity_answer identity_game_server = {
@@ -16,7 +16,7 @@ static bool check(struct identity *identity, const struct identity_credentials *
                   uint64_t conn_id, struct identity_answer *answer) {
     static const struct identity_answer refused = {.status = IDENTITY_REFUSED,
                                                    .error = "the secret is wrong"};
-    const char *secret = ((struct secret_identity *)identity)->secret;
+    const char *secret = ((struct secret_identity *)identity)->settings->minigame_secret;
     (void)conn_id;
     bool is_right = !secret || access_secret_matches(secret, credentials->token);
     *answer = is_right ? identity_game_server : refused;
@@ -27,12 +27,12 @@ static void release(struct identity *identity) {
     free(identity);
 }
 
-struct identity *identity_secret_new(const char *secret) {
+struct identity *identity_secret_new(const struct settings *settings) {
     static const struct identity_ops ops = {.check = check, .free = release};
     struct secret_identity *identity = calloc(1, sizeof(*identity));
     if (!identity)
         return NULL;
     identity->base.ops = &ops;
-    identity->secret = secret;
+    identity->settings = settings;
     return &identity->base;
 }

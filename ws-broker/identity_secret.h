@@ -7,11 +7,13 @@
 
 #include "ws-broker/identity.h"
 
+struct settings;
+
 /** Whoever has shown the secret, or needs none: all game servers are one user. */
 extern const struct identity_answer identity_game_server;
 
-/** `secret` is borrowed; NULL: whoever is let in at all needs none, and any is right. NULL: no
- * memory. */
-struct identity *identity_secret_new(const char *secret);
+/** By MINIGAME_SECRET as it is at that moment; without one whoever was let in needs none, and any
+ * is right. `settings` are borrowed. NULL: no memory. */
+struct identity *identity_secret_new(const struct settings *settings);
 
 #endif

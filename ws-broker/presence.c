@@ -24,9 +24,11 @@ struct presence {
     const struct users *users;
     char prefix[KEY_MAX]; /* chat:{<chat>}:on: */
     char key[KEY_MAX];    /* our own set */
+    char names[KEY_MAX];  /* and their nicknames, when they are wanted */
     char brokers[KEY_MAX];
     char nonce[32];
     int64_t refreshed_ms;
+    bool with_names;
     bool is_written; /* our set is in Redis, as far as we know */
 };
 
@@ -45,8 +47,17 @@ static struct redis_arg word(const char *text) {
 static void keep_alive(struct presence *presence, redis_cb callback) {
     char lease[8];
     snprintf(lease, sizeof(lease), "%d", LEASE_S);
+    if (presence->with_names)
+        redis_send_words(presence->redis, REPLY_MS, NULL, NULL, "EXPIRE", presence->names, lease,
+                         NULL);
     redis_send_words(presence->redis, REPLY_MS, callback, presence, "EXPIRE", presence->key, lease,
                      NULL);
+}
+
+static void write_name(struct presence *presence, const struct user *user) {
+    if (presence->with_names)
+        redis_send_words(presence->redis, REPLY_MS, NULL, NULL, "HSET", presence->names, user->id,
+                         user->nickname, NULL);
 }
 
 /* Writes the whole set, some users at a time. */
@@ -55,8 +66,10 @@ static void write_all(struct presence *presence) {
     size_t count = 2;
     const struct user *user, *next;
     HASH_ITER(hh, presence->users->_by_id, user, next) {
-        if (user->connections > 0)
-            args[count++] = word(user->id);
+        if (user->connections == 0)
+            continue;
+        args[count++] = word(user->id);
+        write_name(presence, user);
         if (count == sizeof(args) / sizeof(*args)) {
             redis_send(presence->redis, args, count, REPLY_MS, NULL, NULL);
             count = 2;
@@ -112,23 +125,27 @@ void presence_tick(struct presence *presence, int64_t now_ms) {
     refresh(presence);
 }
 
-static void change(struct presence *presence, const char *command, const char *user_id) {
-    if (redis_send_words(presence->redis, REPLY_MS, NULL, NULL, command, presence->key, user_id,
-                         NULL) != CHAT_OK)
+static void change(struct presence *presence, const char *command, const char *key,
+                   const char *user_id) {
+    if (redis_send_words(presence->redis, REPLY_MS, NULL, NULL, command, key, user_id, NULL) !=
+        CHAT_OK)
         presence->is_written = false;
 }
 
-void presence_enter(struct presence *presence, const char *user_id) {
-    change(presence, "SADD", user_id);
+void presence_enter(struct presence *presence, const struct user *user) {
+    write_name(presence, user);
+    change(presence, "SADD", presence->key, user->id);
     keep_alive(presence, NULL); /* this may have made the set */
 }
 
-void presence_leave(struct presence *presence, const char *user_id) {
-    change(presence, "SREM", user_id);
+void presence_leave(struct presence *presence, const struct user *user) {
+    change(presence, "SREM", presence->key, user->id);
+    if (presence->with_names)
+        change(presence, "HDEL", presence->names, user->id);
 }
 
 struct presence *presence_new(struct redis *redis, const struct users *users, const char *chat_name,
-                              const char *nonce) {
+                              const char *nonce, bool with_names) {
     struct presence *presence = calloc(1, sizeof(*presence));
     if (!presence)
         return NULL;
@@ -137,12 +154,15 @@ struct presence *presence_new(struct redis *redis, const struct users *users, co
     snprintf(presence->nonce, sizeof(presence->nonce), "%s", nonce);
     snprintf(presence->prefix, sizeof(presence->prefix), "chat:{%s}:on:", chat_name);
     snprintf(presence->key, sizeof(presence->key), "chat:{%s}:on:%s", chat_name, nonce);
+    presence->with_names = with_names;
+    snprintf(presence->names, sizeof(presence->names), "chat:{%s}:names:%s", chat_name, nonce);
     snprintf(presence->brokers, sizeof(presence->brokers), "chat:{%s}:brokers", chat_name);
     return presence;
 }
 
 void presence_stop(struct presence *presence) {
-    redis_send_words(presence->redis, REPLY_MS, NULL, NULL, "DEL", presence->key, NULL);
+    redis_send_words(presence->redis, REPLY_MS, NULL, NULL, "DEL", presence->key, presence->names,
+                     NULL);
     redis_send_words(presence->redis, REPLY_MS, NULL, NULL, "ZREM", presence->brokers,
                      presence->nonce, NULL);
 }

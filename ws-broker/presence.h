@@ -10,26 +10,28 @@
 #ifndef HLCHAT_PRESENCE_H
 #define HLCHAT_PRESENCE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct metrics;
 struct presence;
 struct redis;
+struct user;
 struct users;
 
 void presence_register_metrics(struct metrics *metrics);
 
 /** `redis`, `users` and texts are borrowed; `nonce` names this process. NULL: no memory. */
 struct presence *presence_new(struct redis *redis, const struct users *users, const char *chat_name,
-                              const char *nonce);
+                              const char *nonce, bool with_names);
 /** Says goodbye if Redis is up; before its connection is stopped. */
 void presence_stop(struct presence *presence);
 /** After its connection is stopped. */
 void presence_free(struct presence *presence);
 
 /** The user's first connection to this broker has logged in; its last has left. */
-void presence_enter(struct presence *presence, const char *user_id);
-void presence_leave(struct presence *presence, const char *user_id);
+void presence_enter(struct presence *presence, const struct user *user);
+void presence_leave(struct presence *presence, const struct user *user);
 
 /** Call about once a second. */
 void presence_tick(struct presence *presence, int64_t now_ms);

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <uthash.h>
 #include <utlist.h>
 
 #include "shared/log.h"
@@ -18,6 +19,8 @@ enum {
     HANDSHAKE_TIMEOUT_S = 10,
     PATH_MAX_BYTES = 256, /* no path of ours is longer */
     FORWARDED_MAX = HEADERS_MAX,
+    AUTHORIZATION_MAX = 512,
+    ANSWER_TIMEOUT_S = 15,  /* for what answers later; games.h takes less */
     CLOSE_FLUSH_MS = 10000, /* what a closing client may take to read what it was sent */
     CLOSE_REPLY_MS = 5000,  /* and then to answer the close frame */
     CLOSE_CHECK_MS = 100,
@@ -25,12 +28,22 @@ enum {
 
 enum closing { CLOSING_NOT = 0, CLOSING_FLUSH = 1, CLOSING_REPLY = 2 };
 
+/* A plain request that waits for ws_answer(). */
+struct pending {
+    uint64_t id;
+    struct lws *wsi;
+    bool with_body, is_answered;
+    struct endpoint_answer answer;
+    UT_hash_handle hh; /* by id */
+};
+
 /* The library allocates one, zeroed, with each connection. */
 struct session {
     struct conn conn;
     struct lws *wsi;
     struct ws *ws;
-    struct address_ip client; /* what on_request said, until the WebSocket is open */
+    struct ws_client client; /* what on_request said */
+    struct pending *pending; /* a plain request that is answered later */
     bool is_open;
     enum closing closing;
     int close_code;
@@ -42,11 +55,11 @@ struct ws {
     uv_loop_t *loop;
     struct lws_context *context;
     struct lws_vhost *vhost;
-    struct fanout *fanout;
     const struct ws_events *events;
     void *user;
     size_t frame_max;
-    uint64_t last_id;
+    uint64_t last_id; /* of a connection or a request */
+    struct pending *pending;
     uv_timer_t close_timer;
     struct session *closing;
 };
@@ -103,7 +116,7 @@ void ws_close(struct ws *ws, struct conn *conn, int code) {
     if (session->closing)
         return;
     conn->state = CONN_CLOSING;
-    fanout_end(ws->fanout, &conn->out);
+    fanout_end(session->client.fanout, &conn->out);
     session->closing = CLOSING_FLUSH;
     session->close_code = code;
     session->close_deadline_ms = (int64_t)uv_now(ws->loop) + CLOSE_FLUSH_MS;
@@ -143,7 +156,7 @@ static void sink_set_reading(void *peer, bool on) {
 static void sink_on_slow(void *peer) {
     struct session *session = session_of(peer);
     log_info("ws", "client_slow", log_int("conn", (int64_t)session->conn.id));
-    fanout_drop(session->ws->fanout, &session->conn.out);
+    fanout_drop(session->client.fanout, &session->conn.out);
     ws_close(session->ws, &session->conn, CLOSE_SLOW);
 }
 
@@ -165,6 +178,8 @@ static void send_answer(struct lws *wsi, const struct endpoint_answer *answer, b
         int status;
         const char *text;
     } texts[] = {{200, "OK"},
+                 {401, "Unauthorized"},
+                 {403, "Forbidden"},
                  {404, "Not Found"},
                  {405, "Method Not Allowed"},
                  {426, "Upgrade Required"},
@@ -210,29 +225,89 @@ static struct address_ip peer_address(struct lws *wsi) {
     return peer;
 }
 
-/* Asks upstairs; true: let the upgrade in. False: the answer was sent. */
-static bool handle_request(struct lws *wsi, bool is_upgrade, struct address_ip *client) {
+/* NULL: no memory, and it gets no answer. */
+static struct pending *wait_for_answer(struct ws *ws, struct lws *wsi, uint64_t id,
+                                       bool with_body) {
+    struct pending *pending = calloc(1, sizeof(*pending));
+    if (!pending)
+        return NULL;
+    pending->id = id;
+    pending->wsi = wsi;
+    pending->with_body = with_body;
+    HASH_ADD(hh, ws->pending, id, sizeof(pending->id), pending);
+    lws_set_timeout(wsi, PENDING_TIMEOUT_HTTP_CONTENT, ANSWER_TIMEOUT_S);
+    return pending;
+}
+
+void ws_answer(struct ws *ws, uint64_t request_id, const struct endpoint_answer *answer) {
+    struct pending *pending;
+    HASH_FIND(hh, ws->pending, &request_id, sizeof(request_id), pending);
+    if (!pending) {
+        free(answer->to_free);
+        return;
+    }
+    pending->answer = *answer;
+    pending->is_answered = true;
+    lws_callback_on_writable(pending->wsi);
+}
+
+static void forget_pending(struct ws *ws, struct session *session) {
+    struct pending *pending = session->pending;
+    session->pending = NULL;
+    if (!pending)
+        return;
+    HASH_DEL(ws->pending, pending);
+    free(pending->answer.to_free);
+    free(pending);
+}
+
+/* < 0: the connection is done. */
+static int on_http_writable(struct session *session) {
+    struct pending *pending = session->pending;
+    if (!pending || !pending->is_answered)
+        return 0;
+    send_answer(pending->wsi, &pending->answer, pending->with_body);
+    pending->answer.to_free = NULL; /* it was freed */
+    return -1;
+}
+
+/* A header's text, or NULL: it is not there. */
+static const char *header_of(struct lws *wsi, enum lws_token_indexes token, char *out, int size) {
+    return lws_hdr_copy(wsi, out, size, token) > 0 ? out : NULL;
+}
+
+/* Asks upstairs what is to be done; WS_ANSWERED: it was. */
+static enum ws_verdict handle_request(struct lws *wsi, bool is_upgrade, struct ws_client *client,
+                                      struct pending **pending) {
     struct ws *ws = ws_of(wsi);
-    char path[PATH_MAX_BYTES], forwarded[FORWARDED_MAX];
+    char path[PATH_MAX_BYTES], forwarded[FORWARDED_MAX], authorization[AUTHORIZATION_MAX];
     bool is_head = lws_hdr_total_length(wsi, WSI_TOKEN_HEAD_URI) > 0;
     bool is_get = is_head || lws_hdr_total_length(wsi, WSI_TOKEN_GET_URI) > 0;
     enum lws_token_indexes uri = is_head ? WSI_TOKEN_HEAD_URI : WSI_TOKEN_GET_URI;
     if (!is_get || lws_hdr_copy(wsi, path, sizeof(path), uri) <= 0)
         path[0] = '\0';
-    int forwarded_len = lws_hdr_copy(wsi, forwarded, sizeof(forwarded), WSI_TOKEN_X_FORWARDED_FOR);
     struct ws_request request = {
         .side = (enum ws_side)(uintptr_t)lws_get_opaque_user_data(wsi),
         .path = path,
         .is_get = is_get,
         .is_upgrade = is_upgrade,
         .peer = peer_address(wsi),
-        .forwarded_for = forwarded_len > 0 ? forwarded : NULL,
+        .forwarded_for = header_of(wsi, WSI_TOKEN_X_FORWARDED_FOR, forwarded, sizeof(forwarded)),
+        .authorization =
+            header_of(wsi, WSI_TOKEN_HTTP_AUTHORIZATION, authorization, sizeof(authorization)),
+        .id = ++ws->last_id,
     };
+    /* One that is too long to be right is not the same as none. */
+    if (!request.authorization && lws_hdr_total_length(wsi, WSI_TOKEN_HTTP_AUTHORIZATION) > 0)
+        request.authorization = "";
     struct endpoint_answer answer = {0};
-    if (ws->events->on_request(ws->user, &request, client, &answer))
-        return true;
-    send_answer(wsi, &answer, !is_head);
-    return false;
+    enum ws_verdict verdict = ws->events->on_request(ws->user, &request, client, &answer);
+    explicit_bzero(authorization, sizeof(authorization));
+    if (verdict == WS_ANSWERED)
+        send_answer(wsi, &answer, !is_head);
+    if (verdict == WS_ANSWERS_LATER)
+        *pending = wait_for_answer(ws, wsi, request.id, !is_head);
+    return verdict;
 }
 
 /* ---- the library's callback ------------------------------------------------------------------ */
@@ -242,8 +317,9 @@ static void on_established(struct ws *ws, struct lws *wsi, struct session *sessi
     session->ws = ws;
     session->is_open = true;
     conn_init(&session->conn, ++ws->last_id);
-    session->conn.address = session->client;
-    ws->events->on_open(ws->user, &session->conn);
+    session->conn.address = session->client.address;
+    session->conn.chat = session->client.chat;
+    ws->events->on_open(ws->user, &session->conn, session->client.is_known);
 }
 
 static void take(struct ws *ws, struct lws *wsi, struct conn *conn, const char *bytes, size_t len) {
@@ -281,12 +357,20 @@ static int on_lws(struct lws *wsi, enum lws_callback_reasons reason, void *user,
     struct session *session = user;
     switch (reason) {
     case LWS_CALLBACK_HTTP:
-        handle_request(wsi, false, NULL);
-        return -1;
+        return handle_request(wsi, false, NULL, &session->pending) == WS_ANSWERS_LATER &&
+                       session->pending
+                   ? 0
+                   : -1;
+    case LWS_CALLBACK_HTTP_WRITEABLE:
+        return on_http_writable(session);
+    case LWS_CALLBACK_CLOSED_HTTP:
+        if (session)
+            forget_pending(ws_of(wsi), session);
+        return 0;
     case LWS_CALLBACK_HTTP_CONFIRM_UPGRADE: /* the library would take h2c too */
         return strcasecmp(in, "websocket") == 0 ? 0 : -1;
     case LWS_CALLBACK_FILTER_PROTOCOL_CONNECTION:
-        return handle_request(wsi, true, &session->client) ? 0 : -1;
+        return handle_request(wsi, true, &session->client, NULL) == WS_LET_IN ? 0 : -1;
     case LWS_CALLBACK_ESTABLISHED:
         on_established(ws_of(wsi), wsi, session);
         return 0;
@@ -299,7 +383,7 @@ static int on_lws(struct lws *wsi, enum lws_callback_reasons reason, void *user,
     case LWS_CALLBACK_SERVER_WRITEABLE:
         if (session->is_open) {
             session->conn.pings_unanswered = 0; /* its socket took bytes: it is slow, not gone */
-            fanout_writable(session->ws->fanout, &session->conn.out);
+            fanout_writable(session->client.fanout, &session->conn.out);
             if (session->closing == CLOSING_FLUSH)
                 check_closing_in(session->ws, 0);
         }
@@ -377,10 +461,6 @@ struct ws *ws_new(uv_loop_t *loop, size_t frame_max, const struct ws_events *eve
     uv_timer_init(loop, &ws->close_timer);
     ws->close_timer.data = ws;
     return ws;
-}
-
-void ws_set_fanout(struct ws *ws, struct fanout *fanout) {
-    ws->fanout = fanout;
 }
 
 void ws_adopt(struct ws *ws, enum ws_side side, int fd) {

@@ -31,16 +31,32 @@ struct ws_request {
     bool is_upgrade;           /* wants to become a WebSocket */
     struct address_ip peer;    /* who is connected to us */
     const char *forwarded_for; /* X-Forwarded-For, or NULL */
+    const char *authorization; /* Authorization, or NULL; wiped after the call */
+    uint64_t id;               /* for ws_answer(); unlike that of any connection */
+};
+
+/** Who is let in, and to where. */
+struct ws_client {
+    struct address_ip address;
+    struct chat *chat;
+    struct fanout *fanout; /* of that chat */
+    bool is_known;         /* the handshake has said who it is: it need not log in */
+};
+
+/** What becomes of a request. */
+enum ws_verdict {
+    WS_LET_IN = 0,        /* an upgrade; `client` is filled */
+    WS_ANSWERED = 1,      /* `answer` is filled */
+    WS_ANSWERS_LATER = 2, /* not an upgrade; ws_answer() follows */
 };
 
 /** What goes up; `user` is ws_new()'s. */
 struct ws_events {
-    /** Answers a request. For an upgrade, true lets it in and sets `client` to whose it is. Else
-     * `answer` is to be filled. */
-    bool (*on_request)(void *user, const struct ws_request *request, struct address_ip *client,
-                       struct endpoint_answer *answer);
-    /** A WebSocket is open; conn->address is set. */
-    void (*on_open)(void *user, struct conn *conn);
+    /** Somebody asks for something. */
+    enum ws_verdict (*on_request)(void *user, const struct ws_request *request,
+                                  struct ws_client *client, struct endpoint_answer *answer);
+    /** A WebSocket is open; conn->address and conn->chat are as on_request said. */
+    void (*on_open)(void *user, struct conn *conn, bool is_known);
     conn_text_cb on_text;
     /** It has gone. `code` is the close code we asked for, or 0: the client or the network did it.
      * The conn is freed after return. */
@@ -49,12 +65,9 @@ struct ws_events {
 
 /**
  * `frame_max` is FRAME_MAX_BYTES. The file limit must be final before this call: tables are sized
- * by it. Events and fanout are borrowed. NULL: the reason was logged.
+ * by it. Events are borrowed. NULL: the reason was logged.
  */
 struct ws *ws_new(uv_loop_t *loop, size_t frame_max, const struct ws_events *events, void *user);
-
-/** The fan-out that ws_sink serves; set once, before the first adopt. */
-void ws_set_fanout(struct ws *ws, struct fanout *fanout);
 
 /** How a fanout reaches the connections of a ws; peers are struct conn. */
 extern const struct fanout_sink ws_sink;
@@ -69,6 +82,9 @@ void ws_adopt(struct ws *ws, enum ws_side side, int fd);
  * comes later, never before return. A second call is ignored.
  */
 void ws_close(struct ws *ws, struct conn *conn, int code);
+
+/** The answer to a request that was to get it later; if it has gone, nothing happens. */
+void ws_answer(struct ws *ws, uint64_t request_id, const struct endpoint_answer *answer);
 
 /** Sends a ping, unless the socket is choked (then the peer would not see it anyway). */
 void ws_ping(struct conn *conn);

@@ -58,13 +58,17 @@ class TestConfiguration:
             assert stack.redis.call("CONFIG", "GET", name)
 
     def test_every_key_is_documented(self, stack):
-        ann = stack.connect("ann", direct=True)
+        ann, games = stack.connect("ann", direct=True), stack.connect(direct=True, path="/minigame")
         say(ann, 1)
-        names = re.findall(r"^\| `(chat:.*?)` \|", section("The keys"), re.MULTILINE)
-        known = {re.escape(name).replace("<broker>", "[0-9a-f]{16}") for name in names}
-        assert len(known) == 5
+        play(games)
+        names = re.findall(r"^\| `((?:chat|game):.*?)` \|", section("The keys"), re.MULTILINE)
+        forms = {"<broker>": "[0-9a-f]{16}", "<n>": "[0-9]+", "<request>": "g[0-9a-f]{16}-[0-9]+"}
+        known = {
+            re.sub("<.*?>", lambda word: forms[word[0]], re.escape(name)): name for name in names
+        }
         found = stack.redis.call("KEYS", "*")
         assert [name for name in found if not re.fullmatch("|".join(known), name)] == []
+        assert [known[k] for k in known if not any(re.fullmatch(k, name) for name in found)] == []
 
     def test_what_a_message_takes(self, stack):
         ann = stack.connect("ann", direct=True)
@@ -126,6 +130,19 @@ def reconnects(broker):
     return broker.metrics()['hlchat_redis_reconnects_total{link="publish"}']
 
 
+def play(games):
+    """A game, and its end; dev-ann is online."""
+    until(
+        "ann is there",
+        lambda: "dev-ann" in games.ask("online_players")["online_players"],
+    )
+    games.send("scheduler_start")
+    assert games.receive() == {"info": "update"}
+    assert games.receive() == {"info": "scheduler is running"}
+    games.send("game_end", id="HLG-1", leaderboard=[{"id": "dev-ann", "position": 1}])
+    assert games.receive()["data"]
+
+
 def test_the_rights_are_enough_and_not_too_many(start_stack):
     stack = start_stack(
         STORE="redis", redis={"user hlchat": RIGHTS}, brokers=0, haproxy=False, api=False
@@ -138,6 +155,18 @@ def test_the_rights_are_enough_and_not_too_many(start_stack):
     say(ann, 3)
     bob.close()
     until("bob is gone", lambda: online(stack) == ["dev-ann"])
+
+    # Two ways to pick players: of some, and of very many.
+    games = stack.connect(direct=broker, path="/minigame")
+    play(games)
+    (name,) = until("it is listed", lambda: stack.redis.call("ZRANGE", f"{KEY}:brokers", 0, -1))
+    stack.redis.call("SADD", f"{KEY}:on:{name}", *(f"HL{i}" for i in range(1500)))
+    for action in ("scheduler_start", "scheduler_stop"):
+        games.send(action)
+        while "scheduler" not in games.receive()["info"]:
+            pass
+    assert len(games.ask("online_players")["online_players"]) == 1501
+    assert broker.http("/api/gaming/events").status == 200
 
     # Its connections are lost, then all that it has read.
     before = broker.metrics()['hlchat_redis_reconnects_total{link="publish"}']

@@ -65,6 +65,8 @@ static void test_neither(void **state) {
     (void)state;
     assert_int_equal(ask(&settings, "10.2.0.1", NULL), ACCESS_KNOWN);
     assert_int_equal(ask(&settings, "10.2.0.1", "Bearer x"), ACCESS_KNOWN);
+    settings.chat_env = PROFILE_PROD;
+    assert_int_equal(ask(&settings, "10.2.0.1", NULL), ACCESS_FORBIDDEN);
 }
 
 static void test_whether_there_is_one(void **state) {

@@ -166,7 +166,7 @@ static void on_pending(void *user) {
 static const struct chatlog_events events = {
     .on_entry = on_entry, .on_appended = on_appended, .on_pending = on_pending};
 static const struct chatlog_redis_options options = {
-    .chat_name = "main", .log_maxlen = 100, .history_limit = 10, .entry_max = 2 * LARGE};
+    .key = "chat:{main}", .log_maxlen = 100, .history_limit = 10, .entry_max = 2 * LARGE};
 
 static void go_up(struct redis *redis) {
     redis->is_up = true;
