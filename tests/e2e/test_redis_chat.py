@@ -101,8 +101,8 @@ class TestOneChat:
         last = entries(stack)[-1]
         assert list(last) == ["k", "m"]
         assert last["m"] == heard[0]
-        names = set(stack.redis.call("KEYS", "*"))
-        known = rf"{re.escape(KEY)}(:epoch|:brokers|:on:.+|:probe:.+)?"
+        names = set(stack.redis.call("KEYS", "chat:*"))
+        known = rf"{re.escape(KEY)}(:epoch|:brokers|:on:.+|:names:.+|:probe:.+)?"
         assert [name for name in names if not re.fullmatch(known, name)] == []
         until("the brokers' list", lambda: stack.redis.call("ZCARD", f"{KEY}:brokers") == 2)
         assert {KEY, f"{KEY}:epoch"} <= names
