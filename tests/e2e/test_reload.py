@@ -159,6 +159,26 @@ class TestKeys:
         stack.connect(token, direct=True)
 
 
+class TestSecrets:
+    def test_of_game_servers_and_the_webhook(self, start_stack):
+        stack = start_stack(env_file={"MINIGAME_SECRET": "old", "WEBHOOK_SECRET": "old"})
+
+        def game_server(secret):
+            client = stack.connect(path="/minigame")
+            return client.ask("login", token=secret)
+
+        def webhook(secret):
+            headers = {"Authorization": f"Bearer {secret}"}
+            return stack.http("GET", "/api/webhook/minigame", headers).status
+
+        assert game_server("old") == {"info": "connected"}
+        stack.write_env_file({"MINIGAME_SECRET": "new", "WEBHOOK_SECRET": "new"})
+        assert "changed=MINIGAME_SECRET,WEBHOOK_SECRET" in reload(stack.broker)
+        assert game_server("old") == {"error": "the secret is wrong"}
+        assert game_server("new") == {"info": "connected"}
+        assert (webhook("old"), webhook("new")) == (401, 200)
+
+
 class TestRefusals:
     @pytest.mark.parametrize("name", ["broker", "api"])
     def test_a_bad_value(self, start_stack, name):
