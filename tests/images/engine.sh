@@ -45,16 +45,31 @@ trap 'exit 1' INT TERM HUP
 
 # ---- the engine ----------------------------------------------------------------------------------
 
+# Whether images may share files here: the alternative copies the whole image for each step.
+has_overlay() {
+    local work=$folder/engine/overlay missing=1
+    "${sudo[@]}" mkdir -p "$work"/{lower,upper,work,merged}
+    if "${sudo[@]}" mount -t overlay overlay "$work/merged" \
+        -o "lowerdir=$work/lower,upperdir=$work/upper,workdir=$work/work" 2>/dev/null; then
+        "${sudo[@]}" umount "$work/merged"
+        missing=0
+    fi
+    "${sudo[@]}" rm -rf "$work"
+    return "$missing"
+}
+
 start() {
+    local driver=vfs
     run=$(mktemp -d "${TMPDIR:-/tmp}/hlchat-engine.XXXXXX")
     mkdir -p "$folder"
     "${sudo[@]}" rm -rf "$folder/engine"
-    echo "engine: no Docker engine answers, so dockerd is started for a while"
+    ! has_overlay || driver=overlay2
+    echo "engine: no Docker engine answers, so dockerd is started for a while ($driver)"
     # No rule of the machine's firewall is changed. Networks of containers work without; they lead
     # nowhere else, so images are built in the machine's own.
     "${sudo[@]}" setpriv --pdeathsig TERM dockerd --group "$(id -gn)" \
         --host "unix://$run/docker.sock" --pidfile "$run/docker.pid" --exec-root "$run/exec" \
-        --data-root "$PWD/$folder/engine" --storage-driver vfs \
+        --data-root "$PWD/$folder/engine" --storage-driver "$driver" \
         --bridge=none --iptables=false --ip6tables=false --ip-forward=false \
         >"$folder/dockerd.log" 2>&1 &
     pid=$!

@@ -22,7 +22,8 @@ from port import Port
 from stack import REPO, http_request, open_socket, until
 from trial import stored_in
 
-pytestmark = pytest.mark.timeout(900)
+# Of all that is built and removed, on a busy machine; what is judged has deadlines of its own.
+pytestmark = pytest.mark.timeout(1800)
 
 COMPOSE = os.environ["COMPOSE"].split()
 VERSION = (REPO / "VERSION").read_text().strip()
@@ -31,7 +32,7 @@ IMAGES = {name: f"hlchat-{name}" for name in ("ws", "api", "haproxy")}
 BARE = ["--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
 
 
-def run(*command, env=None, timeout=600, **options):
+def run(*command, env=None, timeout=1500, **options):
     """A command's output; what it says of a failure is the test's."""
     result = subprocess.run(
         command,
