@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from certificate import make_certificate, serial_of
-from client import Client
+from client import Client, RawClient
 from stack import (
     BUILD,
     REPO,
@@ -407,7 +407,7 @@ class TestTls:
         up = run_tls(by_make=True).wait_up()
         assert lines_to_paste(up)["chat"].endswith(f" --insecure wss{up.url[5:]}chat")
         assert up.http("/x").headers["Location"] == f"https://localhost:{up.https[1]}/x"
-        client = Client(open_socket(up.https, tls=unverified_tls()))
+        client = RawClient(open_socket(up.https, tls=unverified_tls()))
         client.login("ann")
         client.close()
         up.process.terminate()
