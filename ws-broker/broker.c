@@ -60,6 +60,7 @@ enum {
     GROUP_RING_BYTES = 256 << 10,
     LOST_PER_STEP = 20, /* clients that are closed every LOST_STEP_MS: 200 a second */
     LOST_STEP_MS = 100,
+    STOP_MARGIN_S = 10,      /* beyond the drain's deadline, before systemd kills us */
     EXIT_DEADLINE_MS = 2000, /* for what is left then, such as a look-up that hangs in a thread */
 };
 
@@ -513,6 +514,7 @@ static void on_signal(uv_signal_t *signal, int signum) {
                                     .deadline_ms = (int64_t)settings->drain_deadline_s * 1000,
                                     .may_skip_accept = settings->chat_env == PROFILE_DEV};
     (void)signum;
+    notify_stopping(settings->drain_deadline_s + STOP_MARGIN_S);
     drain_signal(&broker->drain, &options, (int64_t)uv_now(&broker->loop), clients_of(broker));
     uv_timer_start(&broker->drain_timer, on_drain_step, 0, DRAIN_STEP_MS);
 }

@@ -92,6 +92,13 @@ class Host:
         metrics = self.http(9100 + number, "/metrics").text()
         return re.search(r'hlchat_build_info\{version="(.*?)"\}', metrics)[1]
 
+    def versions(self):
+        """Of what runs: api-fcgi, broker 1, broker 2."""
+        return [self.api_version(), self.broker_version(1), self.broker_version(2)]
+
+    def settings(self):
+        return self.run("cd /etc/hlchat; tail -n +1 *")
+
     @contextlib.contextmanager
     def player(self, name, port=8080):
         with self.machine.network():
@@ -228,33 +235,34 @@ def test_installed_and_not_configured(start_host, packages):
     assert left == ""
 
 
-def test_one_host(start_host, packages):
-    host = start_host()
-    host.bring(packages[OLD])
-    host.play("Install")
-    host.configure()
-    host.play("Start")
-
-    # They serve as soon as systemctl returns.
+def serves_at_once(host):
+    """As soon as systemctl has returned."""
     assert host.http(9001, "/healthz").status == 200
     assert host.http(9002, "/healthz").status == 200
-    assert host.api_version() == OLD
-    assert all(host.broker_version(number) == OLD for number in (1, 2))
-    for service, user in zip(
-        SERVICES, ("hlchat-api", "hlchat-broker", "hlchat-broker"), strict=True
-    ):
+    assert host.versions() == [OLD, OLD, OLD]
+
+
+def is_confined(host):
+    users = dict(zip(SERVICES, ("hlchat-api", "hlchat-broker", "hlchat-broker"), strict=True))
+    for service, user in users.items():
         status = host.run(f"cat /proc/{host.pid(service)}/status")
         uid = host.run(f"id --user {user}").strip()
         assert re.search(rf"^Uid:\t{uid}\t{uid}\t", status, re.M)
         assert re.search(r"^NoNewPrivs:\t1$", status, re.M)
         assert re.search(r"^CapEff:\t0+$", status, re.M)
     limits = host.run(f"cat /proc/{host.pid('ws-broker@1')}/limits")
-    most = min(
-        1048576, resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    )  # a machine has no more than we
-    assert re.search(rf"^Max open files +{most} +{most} ", limits, re.M), limits
+    # As the unit has it; but a machine gets no more than we have.
+    files = min(1048576, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+    assert re.search(rf"^Max open files +{files} +{files} ", limits, re.M), limits
     assert re.search(r"^Max core file size +0 +0 ", limits, re.M)
+    password = host.run("sed -n 's/^requirepass //p' /etc/redis/hlchat.conf").strip()
+    assert len(password) == 32
+    assert password not in host.run(
+        "journalctl --no-pager; cat /proc/[0-9]*/cmdline | tr '\\0' ' '"
+    )
 
+
+def players_talk(host):
     host.becomes_ready()
     with (
         host.player("anna", 9001) as anna,
@@ -267,61 +275,104 @@ def test_one_host(start_host, packages):
     assert '"env":"PRODUCTION"' in host.http(8080, "/api/version").text()
     assert host.http(8080, "/").status == 200
     assert "info broker ready" in host.play("Logs")
-    assert "requirepass" not in host.run("journalctl --no-pager | grep -v 'bash -euc' || true")
 
-    # An upgrade changes nothing that runs, and nothing that somebody has changed.
-    pids = {service: host.pid(service) for service in SERVICES}
-    settings = host.run("cd /etc/hlchat; tail -n +1 *")
-    upgrade = chapter("Upgrade").splitlines()
+
+def stops_in_its_own_time(host):
+    """A drain takes 2 s at least, and asks for them when the unit has less."""
+    folder = "/run/systemd/system/ws-broker@1.service.d"
+    host.run(f"mkdir -p {folder}; printf '[Service]\\nTimeoutStopSec=1\\n' >{folder}/short.conf")
+    host.run("systemctl daemon-reload; systemctl stop ws-broker@1")
+    assert host.run("systemctl show --property Result --value ws-broker@1").strip() == "success"
+    host.run(f"rm {folder}/short.conf; systemctl daemon-reload; systemctl start ws-broker@1")
+
+
+def refuses_to_reload_what_is_wrong(host):
+    pid = host.pid("ws-broker@1")
+    host.run(
+        "cp /etc/hlchat/ws-broker.env /root; echo HISTORY_LIMIT=5000 >>/etc/hlchat/ws-broker.env"
+    )
+    host.fails("systemctl reload ws-broker@1")
+    assert host.pid("ws-broker@1") == pid
+    assert "HISTORY_LIMIT is '5000'" in host.run("journalctl --unit ws-broker@1")
+    host.run("cp /root/ws-broker.env /etc/hlchat/ws-broker.env")
+
+
+def is_upgraded(host, packages):
+    """Nothing that runs is touched, nor what somebody has changed; then one after the other."""
+    install, *restarts = chapter("Upgrade").splitlines()
+    pids = [host.pid(service) for service in SERVICES]
+    settings = host.settings()
     host.bring(packages[NEW])
-    said = host.run(f"cd /shared/debs; {upgrade[0]}")
-    assert said.count(f"still {OLD}") == 2
-    assert {service: host.pid(service) for service in SERVICES} == pids
-    assert host.run("cd /etc/hlchat; tail -n +1 *") == settings
-    assert host.api_version() == OLD
-    assert host.broker_version(1) == OLD
+    assert host.run(f"cd /shared/debs; {install}").count(f"still {OLD}") == 2
+    assert [host.pid(service) for service in SERVICES] == pids
+    assert host.settings() == settings
+    assert host.versions() == [OLD, OLD, OLD]
     host.run("systemctl restart ws-broker@1")
-    assert (host.broker_version(1), host.broker_version(2)) == (NEW, OLD)
-    host.run("\n".join(upgrade[1:]))
-    assert all(host.broker_version(number) == NEW for number in (1, 2))
-    assert host.api_version() == NEW
+    assert host.versions() == [OLD, NEW, OLD]
+    host.run("\n".join(restarts))
+    assert host.versions() == [NEW, NEW, NEW]
     host.becomes_ready()
     assert host.history() == ["from broker 1"]
 
-    # Back to the old version, and forward again.
     host.bring(packages[OLD])
-    host.run("cd /shared/debs; " + upgrade[0].replace("install", "install --allow-downgrades"))
-    host.run("\n".join(upgrade[1:]))
-    assert all(host.broker_version(number) == OLD for number in (1, 2))
+    install = install.replace("install", "install --allow-downgrades")
+    host.run("\n".join(["cd /shared/debs", install, *restarts]))
+    assert host.versions() == [OLD, OLD, OLD]
     host.bring(packages[NEW])
     host.play("Upgrade")
-    assert all(host.broker_version(number) == NEW for number in (1, 2))
+    assert host.versions() == [NEW, NEW, NEW]
 
+
+def is_backed_up(host):
     host.becomes_ready()
     with host.player("anna") as anna:
         anna.send("message", message="in the backup")
         assert anna.receive()["message"] == "in the backup"
     host.play("Backup")
-    backup = host.machine.shared / "debs/hlchat-backup.tar.gz"
-    assert backup.stat().st_mode & 0o777 == 0o600
+    archive = host.machine.shared / "debs/hlchat-backup.tar.gz"
+    assert archive.stat().st_mode & 0o777 == 0o600
+    return archive
 
-    # Removed: nothing runs, the settings stay. Purged: only what is not the packages'.
+
+def is_removed_and_purged(host):
+    settings = host.settings()
     host.run("systemctl stop haproxy; apt remove 'hlchat-*'")
     assert [host.active(service) for service in SERVICES] == ["inactive"] * 3
     host.fails("test -e /usr/sbin/ws-broker -o -e /usr/sbin/api-fcgi")
-    assert host.run("cd /etc/hlchat; tail -n +1 *") == settings
+    assert host.settings() == settings
     host.play("Uninstall")
     assert host.run("ls /etc/hlchat").split() == ["jwt.pem"]
-    host.fails("ls /etc/systemd/system/multi-user.target.wants | grep -E 'ws-broker|api-fcgi'")
+    wanted = host.run("ls /etc/systemd/system/multi-user.target.wants")
+    assert "ws-broker" not in wanted
+    assert "api-fcgi" not in wanted
 
-    # Another host gets it all back.
+
+def is_restored(host, archive):
+    shutil.copy(archive, host.machine.shared / "debs")
+    host.play("Restore")
+    host.play("Start")
+    host.becomes_ready()
+    assert host.history() == ["in the backup", "from broker 1"]
+    mode = host.run("stat --format '%a %U:%G' /etc/hlchat/ws-broker.secrets.env").strip()
+    assert mode == "640 root:hlchat-broker"
+
+
+def test_one_host(start_host, packages):
+    host = start_host()
+    host.bring(packages[OLD])
+    host.play("Install")
+    host.configure()
+    host.play("Start")
+    serves_at_once(host)
+    is_confined(host)
+    players_talk(host)
+    stops_in_its_own_time(host)
+    refuses_to_reload_what_is_wrong(host)
+    is_upgraded(host, packages)
+    archive = is_backed_up(host)
+    is_removed_and_purged(host)
+
     other = start_host()
     other.bring(packages[NEW])
     other.play("Install")
-    shutil.copy(backup, other.machine.shared / "debs")
-    other.play("Restore")
-    other.play("Start")
-    other.becomes_ready()
-    assert other.history() == ["in the backup", "from broker 1"]
-    secrets = "/etc/hlchat/ws-broker.secrets.env"
-    assert other.run(f"stat --format '%a %U:%G' {secrets}").strip() == "640 root:hlchat-broker"
+    is_restored(other, archive)

@@ -22,13 +22,12 @@ static int listen_at(const struct sockaddr_un *name, size_t path_len) {
     return fd;
 }
 
-static void hears_ready(int fd) {
-    char text[32];
-    notify_ready();
-    ssize_t len = recv(fd, text, sizeof(text), 0);
-    assert_int_equal(len, 7);
-    assert_memory_equal(text, "READY=1", 7);
-    close(fd);
+static void hears(int fd, const char *expected) {
+    char text[128];
+    ssize_t len = recv(fd, text, sizeof(text) - 1, 0);
+    assert_true(len >= 0);
+    text[len] = '\0';
+    assert_string_equal(text, expected);
 }
 
 static void test_socket_in_a_folder(void **state) {
@@ -38,7 +37,12 @@ static void test_socket_in_a_folder(void **state) {
     assert_non_null(mkdtemp(folder));
     snprintf(name.sun_path, sizeof(name.sun_path), "%s/notify", folder);
     setenv("NOTIFY_SOCKET", name.sun_path, 1);
-    hears_ready(listen_at(&name, strlen(name.sun_path) + 1));
+    int fd = listen_at(&name, strlen(name.sun_path) + 1);
+    notify_ready();
+    hears(fd, "READY=1");
+    notify_stopping(3610);
+    hears(fd, "STOPPING=1\nEXTEND_TIMEOUT_USEC=3610000000");
+    close(fd);
     unlink(name.sun_path);
     rmdir(folder);
 }
@@ -50,7 +54,10 @@ static void test_abstract_socket(void **state) {
     size_t len = strlen(name.sun_path);
     setenv("NOTIFY_SOCKET", name.sun_path, 1);
     name.sun_path[0] = '\0';
-    hears_ready(listen_at(&name, len));
+    int fd = listen_at(&name, len);
+    notify_ready();
+    hears(fd, "READY=1");
+    close(fd);
 }
 
 static void test_nobody_asks_or_listens(void **state) {
