@@ -286,15 +286,27 @@ def stops_in_its_own_time(host):
     host.run(f"rm {folder}/short.conf; systemctl daemon-reload; systemctl start ws-broker@1")
 
 
-def refuses_to_reload_what_is_wrong(host):
-    pid = host.pid("ws-broker@1")
-    host.run(
-        "cp /etc/hlchat/ws-broker.env /root; echo HISTORY_LIMIT=5000 >>/etc/hlchat/ws-broker.env"
-    )
-    host.fails("systemctl reload ws-broker@1")
-    assert host.pid("ws-broker@1") == pid
-    assert "HISTORY_LIMIT is '5000'" in host.run("journalctl --unit ws-broker@1")
-    host.run("cp /root/ws-broker.env /etc/hlchat/ws-broker.env")
+def reloads(host):
+    """What is right changes, what is wrong is refused, and nobody is dropped."""
+    pids = [host.pid(service) for service in SERVICES]
+    host.run("cp /etc/hlchat/ws-broker.env /root")
+    with host.player("anna", 9001) as anna:
+        host.run("echo HISTORY_LIMIT=5000 >>/etc/hlchat/ws-broker.env")
+        host.fails(chapter("Change settings"))
+        assert "HISTORY_LIMIT is '5000'" in host.run("journalctl --unit ws-broker@1")
+        host.run(
+            "cp /root/ws-broker.env /etc/hlchat; echo RATE_BURST=1 >>/etc/hlchat/ws-broker.env"
+        )
+        host.play("Change settings")
+        for service in SERVICES[1:]:
+            reloaded = (
+                f"journalctl --unit {service} | grep 'settings reloaded .*RATE_BURST' || true"
+            )
+            until(f"{service} has reloaded", lambda log=reloaded: host.run(log), interval=0.2)
+        assert [entry["message"] for entry in anna.history(limit=1)] == ["from broker 1"]
+    host.run("cp /root/ws-broker.env /etc/hlchat")
+    host.play("Change settings")
+    assert [host.pid(service) for service in SERVICES] == pids
 
 
 def is_upgraded(host, packages):
@@ -367,7 +379,7 @@ def test_one_host(start_host, packages):
     is_confined(host)
     players_talk(host)
     stops_in_its_own_time(host)
-    refuses_to_reload_what_is_wrong(host)
+    reloads(host)
     is_upgraded(host, packages)
     archive = is_backed_up(host)
     is_removed_and_purged(host)
