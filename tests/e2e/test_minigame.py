@@ -2,12 +2,14 @@
 
 import json
 import re
+import subprocess
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from relay import DOWN, UP
-from stack import REPO, until
+from stack import BUILD, REPO, until
 from websockets.exceptions import InvalidStatus
 
 SECRET = "s3cret-of-the-game-servers"
@@ -143,13 +145,47 @@ class TestSecret:
         one.send("scheduler_info")
         assert one.receive()["info"].startswith("scheduler is")
 
-    def test_the_secret_is_nowhere(self, stack):
-        server(stack)
-        for program in stack.programs:
-            assert SECRET not in program.log()
-            with open(f"/proc/{program.pid}/cmdline") as file:
-                assert SECRET not in file.read()
-        assert SECRET not in stack.broker.ops("/metrics").text()
+
+class TestCanaries:
+    SETTINGS = {
+        "MINIGAME_SECRET": "canary-right",
+        "WEBHOOK_SECRET": "canary-hook",
+        "LOG_LEVEL": "debug",
+    }
+
+    def test_they_appear_nowhere(self, stack):
+        """Neither the right secrets nor wrong ones."""
+        errors = []
+        server(stack, secret="canary-right")
+        with pytest.raises(InvalidStatus) as refusal:
+            server(stack, secret="canary-wrong")
+        errors.append(refusal.value.response.body.decode())
+        client = server(stack, secret=None)
+        for token in ("canary-wrong", "canary-right"):
+            errors.append(json.dumps(client.ask("login", token=token)))
+        for secret in ("canary-hook", "canary-wrong"):
+            headers = {"Authorization": f"Bearer {secret}"}
+            errors.append(stack.http("GET", "/api/webhook/minigame", headers).text())
+        config = subprocess.run(
+            [BUILD / "ws-broker", "--print-config"],
+            env={k: str(v) for k, v in stack.broker.environment().items()},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        places = {
+            "/metrics": stack.broker.ops("/metrics").text(),
+            "--print-config": config.stdout + config.stderr,
+            "what was answered": "\n".join(errors),
+            **{
+                f"{program.name}'s arguments": Path(f"/proc/{program.pid}/cmdline").read_text()
+                for program in stack.programs
+            },
+        }
+        stack.haproxy.stop()  # now its log is whole
+        places.update((program.name, program.log()) for program in stack.programs)
+        assert "client_open" in places["ws-broker-1"]
+        assert [name for name, text in places.items() if "canary" in text] == []
 
 
 class TestGuessing:
