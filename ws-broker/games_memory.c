@@ -84,8 +84,9 @@ static void pick_players(const struct users *online, struct minigame *game) {
         met++;
         if (at >= MINIGAME_PLAYERS_MAX)
             continue;
-        memcpy(game->players[at].id, user->id, sizeof(user->id));
-        memcpy(game->players[at].nickname, user->nickname, sizeof(user->nickname));
+        struct minigame_player *player = &game->players[at];
+        snprintf(player->id, sizeof(player->id), "%s", user->id);
+        snprintf(player->nickname, sizeof(player->nickname), "%s", user->nickname);
     }
 }
 

@@ -15,11 +15,11 @@
 #include "ws-broker/rate.h"
 
 struct user {
-    char id[IDENTITY_ID_MAX + 1];
-    char nickname[IDENTITY_NICKNAME_MAX + 1];
     struct rate messages;
     unsigned connections;
     UT_hash_handle hh; /* by id */
+    char *nickname;
+    char id[]; /* most are much shorter than they may be */
 };
 
 /** Zero it to initialise. */

@@ -13,7 +13,7 @@
 #include "ws-broker/proto.h"
 
 enum {
-    RX_BUFFER = 1024,       /* per connection; larger costs memory, longer frames come in pieces */
+    RX_BUFFER = 512,        /* per connection; larger costs memory, longer frames come in pieces */
     TX_PACKET = 64 << 10,   /* most bytes the library passes to one send */
     HEADERS_MAX = 16 << 10, /* a request's headers; HAProxy lets 8 KiB through */
     HANDSHAKE_TIMEOUT_S = 10,
@@ -42,8 +42,9 @@ struct session {
     struct conn conn;
     struct lws *wsi;
     struct ws *ws;
-    struct ws_client client; /* what on_request said */
+    struct fanout *fanout;   /* of the chat to which it has come */
     struct pending *pending; /* a plain request that is answered later */
+    bool is_known;           /* what on_request said of it */
     bool is_open;
     enum closing closing;
     int close_code;
@@ -116,7 +117,7 @@ void ws_close(struct ws *ws, struct conn *conn, int code) {
     if (session->closing)
         return;
     conn->state = CONN_CLOSING;
-    fanout_end(session->client.fanout, &conn->out);
+    fanout_end(session->fanout, &conn->out);
     session->closing = CLOSING_FLUSH;
     session->close_code = code;
     session->close_deadline_ms = (int64_t)uv_now(ws->loop) + CLOSE_FLUSH_MS;
@@ -156,7 +157,7 @@ static void sink_set_reading(void *peer, bool on) {
 static void sink_on_slow(void *peer) {
     struct session *session = session_of(peer);
     log_info("ws", "client_slow", log_int("conn", (int64_t)session->conn.id));
-    fanout_drop(session->client.fanout, &session->conn.out);
+    fanout_drop(session->fanout, &session->conn.out);
     ws_close(session->ws, &session->conn, CLOSE_SLOW);
 }
 
@@ -310,6 +311,18 @@ static enum ws_verdict handle_request(struct lws *wsi, bool is_upgrade, struct w
     return verdict;
 }
 
+/* Asks whether an upgrade may come in, and keeps what is said of it until it is open. */
+static bool let_in(struct lws *wsi, struct session *session) {
+    struct ws_client client = {0};
+    if (handle_request(wsi, true, &client, NULL) != WS_LET_IN)
+        return false;
+    session->conn.address = client.address;
+    session->conn.chat = client.chat;
+    session->fanout = client.fanout;
+    session->is_known = client.is_known;
+    return true;
+}
+
 /* ---- the library's callback ------------------------------------------------------------------ */
 
 static void on_established(struct ws *ws, struct lws *wsi, struct session *session) {
@@ -317,9 +330,7 @@ static void on_established(struct ws *ws, struct lws *wsi, struct session *sessi
     session->ws = ws;
     session->is_open = true;
     conn_init(&session->conn, ++ws->last_id);
-    session->conn.address = session->client.address;
-    session->conn.chat = session->client.chat;
-    ws->events->on_open(ws->user, &session->conn, session->client.is_known);
+    ws->events->on_open(ws->user, &session->conn, session->is_known);
 }
 
 static void take(struct ws *ws, struct lws *wsi, struct conn *conn, const char *bytes, size_t len) {
@@ -370,7 +381,7 @@ static int on_lws(struct lws *wsi, enum lws_callback_reasons reason, void *user,
     case LWS_CALLBACK_HTTP_CONFIRM_UPGRADE: /* the library would take h2c too */
         return strcasecmp(in, "websocket") == 0 ? 0 : -1;
     case LWS_CALLBACK_FILTER_PROTOCOL_CONNECTION:
-        return handle_request(wsi, true, &session->client, NULL) == WS_LET_IN ? 0 : -1;
+        return let_in(wsi, session) ? 0 : -1;
     case LWS_CALLBACK_ESTABLISHED:
         on_established(ws_of(wsi), wsi, session);
         return 0;
@@ -383,7 +394,7 @@ static int on_lws(struct lws *wsi, enum lws_callback_reasons reason, void *user,
     case LWS_CALLBACK_SERVER_WRITEABLE:
         if (session->is_open) {
             session->conn.pings_unanswered = 0; /* its socket took bytes: it is slow, not gone */
-            fanout_writable(session->client.fanout, &session->conn.out);
+            fanout_writable(session->fanout, &session->conn.out);
             if (session->closing == CLOSING_FLUSH)
                 check_closing_in(session->ws, 0);
         }
