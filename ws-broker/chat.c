@@ -10,6 +10,8 @@
 #include "ws-broker/fanout.h"
 #include "ws-broker/presence.h"
 
+enum { HEAR_MS = 5000 }; /* who is dismissed waits for its own messages as long as for an error */
+
 static struct metric messages = {.name = "hlchat_messages_total",
                                  .help = "Messages of the chat that this broker has followed"};
 static struct metric refusals[REFUSED_COUNT];
@@ -46,9 +48,14 @@ void chat_gone(struct chat *chat, struct conn *conn) {
     conn->user = NULL;
 }
 
+static bool has_heard_itself(const struct chat *chat, const struct conn *conn) {
+    return chatlog_is_heard(chat->log, conn->stored) ||
+           chat->time.now_ms - conn->stored_ms >= HEAR_MS;
+}
+
 static void close_if_answered(struct chat *chat, struct conn *conn) {
     if (conn->dismissed && !conn->login_pending && conn->appends == 0 && conn->games_pending == 0 &&
-        chatlog_is_heard(chat->log, conn->stored))
+        has_heard_itself(chat, conn))
         chat->close(chat->user, conn, conn->dismissed);
 }
 
@@ -140,6 +147,7 @@ void chat_appended(struct chat *chat, uint64_t conn_id, int status) {
         return;
     conn->appends--;
     conn->stored = chatlog_mark(chat->log);
+    conn->stored_ms = chat->time.now_ms;
     if (conn->state == CONN_CLOSING)
         return;
     if (status != CHAT_OK)

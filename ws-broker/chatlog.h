@@ -85,7 +85,7 @@ static inline uint64_t chatlog_mark(const struct chatlog *log) {
     return log->ops->mark(log);
 }
 
-/** Whether all of that has come back by on_entry(), or cannot at present. */
+/** Whether all of that has come back by on_entry(). */
 static inline bool chatlog_is_heard(const struct chatlog *log, uint64_t mark) {
     return log->ops->is_heard(log, mark);
 }

@@ -1155,8 +1155,7 @@ static uint64_t redis_mark(const struct chatlog *base) {
 }
 
 static bool redis_is_heard(const struct chatlog *base, uint64_t mark) {
-    const struct redis_log *log = (const struct redis_log *)base;
-    return log->last_heard >= mark || !redis_is_up(log->follow);
+    return ((const struct redis_log *)base)->last_heard >= mark;
 }
 
 static void redis_log_stop(struct chatlog *base) {

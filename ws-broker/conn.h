@@ -33,7 +33,8 @@ struct conn {
     bool login_pending; /* its identity is being found out */
     uint16_t dismissed; /* a close code: it is closed with that once it has its answers; 0: no */
     uint32_t appends;   /* its messages that are being stored */
-    uint64_t stored;    /* the log's mark when one last was */
+    uint64_t stored;    /* the log's mark when one last was, */
+    int64_t stored_ms;  /* and when that was */
     uint8_t pings_unanswered;
     uint16_t errors_in_row;
     uint16_t games_pending;    /* requests that games.h has not answered yet */
