@@ -291,7 +291,7 @@ class TestRedis:
         first, sender = (stack.connect(name, direct=True) for name in ("first", "sender"))
         begin(stack.broker)
         assert first.close_code() == RESTART
-        stack.broker.relay.hold("down", only=KEY.encode())  # what the stream has
+        stack.broker.relay.hold("down", only=b'"stored"')  # however it is read
         sender.send("message", message="stored")
         until("it is its turn", lambda: "error" in sender.ask("history"))
         assert stack.redis.call("XLEN", KEY) == 1
