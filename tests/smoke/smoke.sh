@@ -65,7 +65,7 @@ within() { # seconds command...: polls until the command succeeds
 ask() { # path curl-option...
     local path=$1
     shift
-    curl --silent --noproxy '*' --max-time 10 "$@" --output "$scratch/body" \
+    curl --silent --noproxy '*' --max-time 30 "$@" --output "$scratch/body" \
         --write-out '%{http_code} %{content_type} ' "$url$path"
     tr '\n' ' ' <"$scratch/body"
 }
@@ -94,8 +94,8 @@ says() { # name text
 
 hears() { # name regex: the next frame
     local frame
-    read -r -t 10 -u "${hear[$1]}" frame || {
-        echo "nothing heard for 10 s"
+    read -r -t 30 -u "${hear[$1]}" frame || {
+        echo "nothing heard for 30 s"
         cat "$scratch/$1.err"
         return 1
     }
