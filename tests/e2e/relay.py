@@ -57,6 +57,9 @@ class Relay:
         """Both ends see a reset."""
         self._do(lambda: [link.reset() for link in list(self._links)])
 
+    def stopped(self):
+        return self._stop_at is None
+
     def lead_to(self, target):
         """Cuts all, forgets what is held, and leads elsewhere from now on."""
 
@@ -90,7 +93,9 @@ class Relay:
         self._do(self._held.update, dict.fromkeys(directions, only))
 
     def hold_at(self, pattern):
-        """Once such bytes (a regular expression) are on their way up, as hold("up", "down")."""
+        """Once such bytes (a regular expression) are on their way up, as hold("up", "down"); then
+        stopped() is true.
+        """
 
         def watch():
             self._stop_at = re.compile(pattern)

@@ -31,11 +31,8 @@ class TestUsersOnline:
         one, two = stack.brokers
         clients = [stack.connect(name, direct=one) for name in ("ann", "bob", "ann")]
         clients += [stack.connect(name, direct=two) for name in ("ann", "cid")]
-        # Before "connected" was sent.
-        assert sorted(map(sorted, lists(stack).values())) == [
-            ["dev-ann", "dev-bob"],
-            ["dev-ann", "dev-cid"],
-        ]
+        everybody = [["dev-ann", "dev-bob"], ["dev-ann", "dev-cid"]]
+        until("they are there", lambda: sorted(map(sorted, lists(stack).values())) == everybody)
         for client in clients[2:4]:  # one of two of ann's here, and the one there
             client.close()
         until("it is off the list", lambda: {"dev-cid"} in lists(stack).values())
@@ -45,10 +42,11 @@ class TestUsersOnline:
 
     def test_each_list_has_a_lease(self, stack):
         stack.connect_each("u0", "u1")
+        until("they are there", lambda: len(lists(stack)) == 2)
         for key in lists(stack):
             assert re.fullmatch(re.escape(KEY) + r":on:\w+", key)
             assert LEASE_S - REFRESH_S - 10 <= stack.redis.call("TTL", key) <= LEASE_S
-        assert stack.redis.call("ZCARD", f"{KEY}:brokers") == 2
+        until("both are listed", lambda: stack.redis.call("ZCARD", f"{KEY}:brokers") == 2)
 
     def test_lost_lists_are_made_again(self, stack):
         stack.connect_each("u0", "u1")

@@ -59,7 +59,7 @@ def test_a_stream_in_another_order(start_stack, times):
     adds = [["XADD", KEY, f"{i}-1", *sum(e.items(), ())] for i, e in enumerate(log, 1)]
     stack.redis.transaction(["DEL", KEY], *adds)
     for i in range(times):
-        until("the first page is read", relay.held)
+        until("the first page is read", relay.stopped)
         if i + 1 < times:
             relay.hold_at(NEXT_PAGE)
         relay.lead_to(relay.target)
@@ -88,7 +88,7 @@ def test_the_new_master_fails_too_and_the_next_one_lacks_more(start_stack):
     stack.redis.kill()
     promote(second)
     relay.lead_to(second.address)
-    until("the first page is read", relay.held)
+    until("the first page is read", relay.stopped)
     second.kill()
     promote(third)
     relay.lead_to(third.address)
@@ -157,7 +157,7 @@ class TestTheWriterDoesNotKnow:
 
         stack, ann, bob, replica = self.fail_over(start_stack, prepare)
         relay = stack.brokers[1].relay
-        until("it looks for it", relay.held)
+        until("it looks for it", relay.stopped)
         relay.lead_to(relay.target)
         assert bob.receive()["message"] == "seen by ann"
         (entry,) = (entry for entry, text in messages_in(replica) if text == "seen by ann")
