@@ -81,7 +81,7 @@ if ! known=$(ask "show ssl cert"); then
     fail "$file is stored, but no HAProxy answers on $socket: it is taken at the next start"
 elif ! grep -qxF "$file" <<<"$known"; then
     store
-    fail "$file is stored, but the HAProxy that runs does not have it: restart it with this TLS_CERT"
+    fail "$file is stored, but the HAProxy that runs does not have it: set its TLS_CERT"
 fi
 answer=$(ask "set ssl cert $file <<"$'\n'"$(<"$new")"$'\n') || true
 if [[ $answer = *Transaction* ]]; then

@@ -50,5 +50,5 @@ def test_haproxy(tmp_path, tls):
         text = text.replace(documented, path)
     if not tls:
         text = "\n".join(line for line in text.splitlines() if "TLS_CERT" not in line) + "\n"
-    (tmp_path / "haproxy.cfg").write_text(text + CONFIG.read_text())
-    checked([HAProxy.program(), "-dW", "-c", "-f", tmp_path / "haproxy.cfg"])
+    (tmp_path / "haproxy.cfg").write_text(text)
+    checked([HAProxy.program(), "-dW", "-c", "-f", tmp_path / "haproxy.cfg", "-f", CONFIG])
