@@ -121,7 +121,7 @@ int main(void) {
     static struct admission admission = {.max_clients = 10};
     static struct conn conn;
     chat = (struct chat){
-        .proto = proto_new(2048),
+        .proto = proto_new(PROTO_CHAT, 2048),
         .fanout = fanout_new(FANOUT_RING_BYTES, 0, &sink),
         .history = history_new(100),
         .log = chatlog_memory_new(&events, &chat),
