@@ -14,7 +14,7 @@ fuzz=(clang libclang-rt-dev)
 bench=(wrk libpcre2-8-0 zlib1g) # nginx with nchan is unpacked, as it would start a service
 tests=(chromium chromium-driver dnsmasq-base socat)
 deb=(debhelper dpkg-dev fakeroot lintian git)
-root=(debootstrap debian-archive-keyring systemd-container) # Debian roots: make test-deb
+root=(debootstrap debian-archive-keyring systemd-container) # Debian roots: make test-deb, test-images
 
 fail() {
     echo "deps: $*" >&2
@@ -50,7 +50,7 @@ for purpose in "$@"; do
         # Before Debian 13 docker.io is the client, too.
         command -v docker >/dev/null || grep -q '^VERSION_ID="12"' /etc/os-release || wanted+=(docker-cli)
         docker compose version >/dev/null 2>&1 || command -v docker-compose >/dev/null || wanted+=(docker-compose)
-        wanted+=(debootstrap debian-archive-keyring)
+        wanted+=("${root[@]}")
         ;;
     *) fail "unknown purpose '$purpose' (build, run, stub, tls, check, test, fuzz, bench, deb, root, images)" ;;
     esac

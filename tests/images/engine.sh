@@ -3,7 +3,7 @@
 #
 # The engine is the one that answers already, else one of its own, which ends with the command. It
 # needs the images that compose.yaml names; without a registry they are made of Debian packages.
-# What was made is removed afterwards (but build/images/debian.tar, which another run can use).
+# What was made is removed afterwards (but build/root, which another run can use).
 #
 # The command finds in its environment, beside what docker wants:
 #
@@ -99,30 +99,21 @@ is_there() { # image
     docker image inspect "$1" >/dev/null 2>&1 || timeout 300 docker pull --quiet "$1" >/dev/null 2>&1
 }
 
-make_base() {
-    local tree=$folder/debian
-    if [[ ! -f $tree.tar ]]; then
-        mkdir -p "$folder"
-        "${sudo[@]}" rm -rf "$tree"
-        "${sudo[@]}" debootstrap --variant=minbase trixie "$tree" >"$tree.log" 2>&1 || {
-            tail -n 5 "$tree.log" >&2
-            fail "debootstrap failed (its last lines are above)"
-        }
-        # As in Debian's slim images.
-        "${sudo[@]}" tar -C "$tree" -c --exclude './var/cache/apt/archives/*' \
-            --exclude './var/lib/apt/lists/*' --exclude './usr/share/doc/*' \
-            --exclude './usr/share/info/*' --exclude './usr/share/locale/*' \
-            --exclude './usr/share/man/*' . >"$tree.tmp"
-        "${sudo[@]}" rm -rf "$tree"
-        mv "$tree.tmp" "$tree.tar"
-    fi
-    docker import "$tree.tar" "$1" >/dev/null
+# As Debian's slim images, and able to reach the mirror that this machine uses.
+make_base() { # image
+    local root=build/root/13-image
+    mkdir -p build/root
+    "${sudo[@]}" shared/scripts/debian-root.sh 13 "$root"
+    "${sudo[@]}" tar -C "$root" -c --exclude './var/cache/apt/*' --exclude './var/lib/apt/lists/*' \
+        --exclude './usr/share/doc/*' --exclude './usr/share/info/*' \
+        --exclude './usr/share/locale/*' --exclude './usr/share/man/*' . |
+        docker import - "$1" >/dev/null
 }
 
 if [[ -z ${BASE-} ]]; then
     BASE=debian:trixie-slim
     if ! is_there "$BASE"; then
-        echo "engine: no registry gives $BASE, so it is made by debootstrap"
+        echo "engine: no registry gives $BASE, so one is made"
         BASE=hlchat-test-debian
         make_base "$BASE"
         made+=("$BASE")
