@@ -214,6 +214,8 @@ def test_another_redis_behind_the_address(start_stack):
         broker = first.add_broker(REDIS_URL=relay.redis_url)
         ann = first.connect("ann", direct=broker)
         assert ann.ask("message", message="in the first")["message"] == "in the first"
+        stored = 'hlchat_appends_total{result="stored"}'
+        until("the broker knows, too", lambda: broker.metrics()[stored] == 1)
         relay.target = second.redis.address
         relay.cut()
         assert ann.ask("message", message="in the second")["message"] == "in the second"

@@ -32,6 +32,12 @@ def messages_in(redis):
     return [(entry, json.loads(entry["m"])["message"]) for entry in entries]
 
 
+def all_stored(stack, number):
+    """The broker knows it of so many; their sender may know earlier, by the broadcast."""
+    name = 'hlchat_appends_total{result="stored"}'
+    until("it knows", lambda: stack.broker.metrics()[name] == number)
+
+
 def texts(history):
     return [message["message"] for message in history[::-1]]
 
@@ -83,6 +89,7 @@ def test_the_new_master_fails_too_and_the_next_one_lacks_more(start_stack):
     for text in said:
         assert ann.receive()["message"] == text
     until("the second has all", lambda: second.call("XLEN", KEY) == len(said))
+    all_stored(stack, len(said))
 
     relay.hold_at(NEXT_PAGE)
     stack.redis.kill()
@@ -112,6 +119,7 @@ def test_the_new_master_may_not_write_for_long(start_stack):
     said = [f"number {i}" for i in range(5)]
     for text in said:
         ann.ask("message", message=text)
+    all_stored(stack, len(said))
     stack.redis.kill()
     promote(replica)
     replica.call("CONFIG", "SET", "min-replicas-to-write", 1)
