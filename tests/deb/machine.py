@@ -40,6 +40,7 @@ class Machine:
         self.console = open(self.shared / "console.log", "wb")  # noqa: SIM115
         self.nspawn = subprocess.Popen(
             [
+                *("setpriv", "--pdeathsig", "TERM"),  # no machine outlives the tests
                 *("systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--boot"),
                 *("--volatile=overlay", "--private-network", f"--directory={self.root}"),
                 *(f"--machine=hlchat-{uuid.uuid4().hex[:8]}", f"--bind={self.shared}:/shared"),
