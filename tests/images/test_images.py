@@ -3,9 +3,11 @@
 Everything is asked as an operator would: docker, compose, and HAProxy's published port.
 """
 
+import http.client
 import json
 import os
 import re
+import ssl
 import subprocess
 import textwrap
 import time
@@ -56,6 +58,10 @@ def docker(*arguments):
 
 def inspect(thing, kind="container"):
     return json.loads(docker(kind, "inspect", thing))[0]
+
+
+def is_healthy(container):
+    return inspect(container)["State"]["Health"]["Status"] == "healthy"
 
 
 class Chat:
@@ -187,12 +193,7 @@ def test_each_runs_alone(chat, name):
         statuses = (0, 128 + 15)  # 2.6 tells of the signal
     container = docker("run", "-d", *options, f"{IMAGES[name]}:{chat.tags[0]}").strip()
     try:
-        until(
-            "it is healthy",
-            lambda: inspect(container)["State"]["Health"]["Status"] == "healthy",
-            30,
-            interval=0.2,
-        )
+        until("it is healthy", lambda: is_healthy(container), 30, interval=0.2)
         docker("stop", container)
         assert inspect(container)["State"]["ExitCode"] in statuses, docker("logs", container)
     finally:
@@ -257,6 +258,46 @@ def test_a_restart_of_one_api_fails_no_request(chat):
             thread.result()
     print(f"{dict(statuses)}, slowest {slowest:.2f} s")
     assert set(statuses) == {200}
+
+
+def test_https_as_documented(chat):
+    text = (REPO / "docs" / "containers.md").read_text().partition("`compose.override.yaml`")[2]
+    override = textwrap.dedent(re.search(r"(?:^    .*\n)+", text, re.MULTILINE).group())
+    folder = REPO / "build" / "images"
+    (folder / "certs").mkdir(parents=True, exist_ok=True)
+    pem = folder / "certs" / "localhost.pem"
+    new = ("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost")
+    run(*new, "-keyout", str(pem), "-out", str(pem))
+    pem.chmod(0o644)
+    port = Port()
+    for ours, tests in (("./certs", str(pem.parent)), ("0.0.0.0:8443", f"{port.number}")):
+        assert ours in override
+        override = override.replace(ours, tests)
+    (folder / "override.yaml").write_text(override)
+    files = chat.environment["COMPOSE_FILE"]
+
+    def answers():
+        tls = ssl._create_unverified_context()
+        connection = http.client.HTTPSConnection("localhost", port.number, timeout=5, context=tls)
+        try:
+            connection.request("GET", "/api")
+            return connection.getresponse().status == 200
+        except OSError:
+            return False
+        finally:
+            connection.close()
+
+    try:
+        chat.set(COMPOSE_FILE=f"{files}:{folder / 'override.yaml'}")
+        chat.compose("up", "-d")
+        until("HTTPS answers", answers, 60, interval=0.2)
+        assert http_request(chat.address(), "GET", "/").status == 308
+        (haproxy,) = chat.containers("haproxy")
+        until("it is healthy", lambda: is_healthy(haproxy), 30, interval=0.2)
+    finally:
+        chat.set(COMPOSE_FILE=files)
+        port.release()
+    chat.up()
 
 
 def test_one_more_broker_is_found(chat):
