@@ -240,6 +240,60 @@ class Bench:
         last = ratio(runs["redis"], runs["memory"], lambda run: run["fanout_ms"]["p99"])
         self.goal(what + "publish to last delivery, p99", last, at_most=2)
 
+    def growing(self):
+        """What another broker costs Redis, and what it takes off the others."""
+        self.say("one, two and four brokers on one Redis")
+        loads = {
+            "steady": {"clients": self.few, "rate": 100},
+            "closed": {"clients": 40, **CLOSED},
+        }
+        with contextlib.ExitStack() as stack:
+            clusters = {
+                n: stack.enter_context(hlchat(f"{n} {OURS}, Redis", brokers=n, STORE="redis"))
+                for n in (1, 2, 4)
+            }
+            runs = {
+                name: self.take_turns({n: (server, load) for n, server in clusters.items()})
+                for name, load in loads.items()
+            }
+
+        def cost(results, count, of_redis):
+            """CPU time of Redis, or of one broker, for each message in microseconds."""
+            return median(
+                sum(s for name, s in run["cpu_s"].items() if (name == "redis") is of_redis)
+                / (1 if of_redis else count)
+                / run["sent"]
+                * 1e6
+                for run in results
+            )
+
+        rows = [
+            [
+                count,
+                f"{cost(steady, count, True):.0f}",
+                f"{cost(steady, count, False):.0f}",
+                f"{median(run['fanout_ms']['p99'] for run in steady):.1f}",
+                f"{median(run['sent'] / run['seconds'] for run in closed):,.0f}",
+                f"{cost(closed, count, True):.0f}",
+            ]
+            for count, steady, closed in (
+                (count, runs["steady"][count], runs["closed"][count]) for count in clusters
+            )
+        ]
+        header = [
+            "brokers",
+            "Redis, us a message",
+            "each broker, us a message",
+            "last delivery p99 ms",
+            "messages/s, closed loop",
+            "Redis, us a message then",
+        ]
+        note = (
+            f"CPU time with {self.few} clients and 100 msg/s; and with 40 clients, 32 of which "
+            "send as fast as it goes. All share this machine's cores with the load generator."
+        )
+        self.tables.append(("Growing: brokers on one Redis", note, header, rows))
+
     # the HTTP API ---------------------------------------------------------------------------------
 
     def fastcgi(self):
@@ -371,6 +425,7 @@ def main():
             "publish": bench.publish,
             "flush": bench.flush,
             "redis": lambda: bench.redis(servers[OURS]),
+            "growing": bench.growing,
             "fastcgi": bench.fastcgi,
             "heavy": bench.heavy,
         }
