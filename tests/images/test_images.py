@@ -64,6 +64,13 @@ def is_healthy(container):
     return inspect(container)["State"]["Health"]["Status"] == "healthy"
 
 
+def ask_inside(container, port, path):
+    """The answer to a GET from inside the container; empty when nobody is there."""
+    request = f"GET {path} HTTP/1.0\\r\\nHost: x\\r\\n\\r\\n"
+    script = f"exec 3<>/dev/tcp/127.0.0.1/{port} && printf '{request}' >&3 && cat <&3 || true"
+    return docker("exec", container, "bash", "-c", script)
+
+
 class Chat:
     """The project of compose.yaml, under a name of its own and on a port of its own."""
 
@@ -117,9 +124,7 @@ class Chat:
 
     def servers(self, backend):
         """How many HAProxy sees up."""
-        (haproxy,) = self.containers("haproxy")
-        ask = "exec 3<>/dev/tcp/127.0.0.1/8404; printf 'GET /metrics HTTP/1.0\r\n\r\n' >&3; cat <&3"
-        text = docker("exec", haproxy, "bash", "-c", ask)
+        text = ask_inside(self.containers("haproxy")[0], 8404, "/metrics")
         return int(re.search(rf'_active_servers{{proxy="{backend}"}} (\d+)', text).group(1))
 
     def address(self):
@@ -198,6 +203,36 @@ def test_each_runs_alone(chat, name):
         assert inspect(container)["State"]["ExitCode"] in statuses, docker("logs", container)
     finally:
         docker("rm", "--force", container)
+
+
+def test_side_by_side(chat):
+    """As sidecars of an ingress container, which share its addresses."""
+    containers = []
+
+    def start(name, network, **environment):
+        settings = [f"--env={key}={value}" for key, value in environment.items()]
+        options = ["--network", network, *BARE, *settings]
+        if name == "haproxy":
+            options += ["--tmpfs", "/run/hlchat:uid=10001"]
+        image = f"{IMAGES[name]}:{chat.tags[0]}"
+        containers.append(docker("run", "-d", *options, image).strip())
+        return containers[-1]
+
+    servers = {"API_1": "127.0.0.1:9000", "BROKER_1": "127.0.0.1:9001"}
+    try:
+        ingress = start("haproxy", "none", PORT=9876, **servers)
+        start("api", f"container:{ingress}", FCGI_LISTEN="127.0.0.1:9000")
+        listen = {"LISTEN": "127.0.0.1:9001", "OPS_LISTEN": "127.0.0.1:9101"}
+        start("ws", f"container:{ingress}", **listen)
+        for path in ("/", "/api", "/api/gaming/events"):
+            until(
+                f"{path} answers",
+                lambda path=path: re.match(r"HTTP/\S+ (?!503)", ask_inside(ingress, 9876, path)),
+                20,
+                interval=0.2,
+            )
+    finally:
+        docker("rm", "--force", *containers)
 
 
 # All of them --------------------------------------------------------------------------------------
