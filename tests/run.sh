@@ -2,7 +2,7 @@
 # Runs parts of the tests, one after the other, and closes with one total:
 #
 #     tests/run.sh [lint] [unit] [e2e] [chaos] [smoke] [images] [deb]
-#                                       (all but chaos, images and deb when none is named)
+#                  [ansible]    (all but chaos, images, deb and ansible when none is named)
 #
 # `make test` and its relatives build first and then call this. A failing part does not keep the
 # next one from running. Exit 1 when a test failed or a part found nothing to run.
@@ -141,6 +141,14 @@ run_deb() {
     run_pytest deb tests/deb
 }
 
+# ansible: the playbook, on such machines, and what ansible-lint says of it.
+run_ansible() {
+    local venv=$PWD/build/ansible/venv/bin
+    one_test "ansible: ansible-lint" env -C ansible PATH="$venv:$PATH" \
+        ansible-lint --offline --profile production --quiet
+    run_pytest ansible tests/ansible -s
+}
+
 run_pytest() { # name arguments...
     local report=$HLCHAT_BUILD/$1.xml args=() counts
     shift
@@ -188,9 +196,9 @@ run_smoke() {
 (($# > 0)) || set -- lint unit e2e smoke
 for part in "$@"; do
     case $part in
-    lint | unit | e2e | chaos | smoke | images | deb) ;;
+    lint | unit | e2e | chaos | smoke | images | deb | ansible) ;;
     *)
-        echo "usage: tests/run.sh [lint] [unit] [e2e] [chaos] [smoke] [images] [deb]" >&2
+        echo "usage: tests/run.sh [lint] [unit] [e2e] [chaos] [smoke] [images] [deb] [ansible]" >&2
         exit 2
         ;;
     esac

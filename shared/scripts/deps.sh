@@ -15,6 +15,7 @@ bench=(wrk libpcre2-8-0 zlib1g) # nginx with nchan is unpacked, as it would star
 tests=(chromium chromium-driver dnsmasq-base socat)
 deb=(debhelper dpkg-dev fakeroot lintian git)
 root=(debootstrap debian-archive-keyring systemd-container) # Debian roots: make test-deb, test-images
+ansible=(openssh-client iproute2) # machines to manage: make test-ansible
 
 fail() {
     echo "deps: $*" >&2
@@ -43,6 +44,7 @@ for purpose in "$@"; do
     bench) wanted+=("${build[@]}" "${run[@]}" "${stub[@]}" "${redis[@]}" "${check[@]}" "${bench[@]}") ;;
     deb) wanted+=("${build[@]}" "${deb[@]}") ;;
     root) wanted+=("${root[@]}") ;;
+    ansible) wanted+=("${ansible[@]}") ;;
     images)
         # What is there stays: Docker's own packages and Debian's exclude each other.
         PATH=$PATH:/usr/sbin

@@ -14,6 +14,7 @@ final history read.
 
 import asyncio
 import contextlib
+import itertools
 import json
 import random
 import threading
@@ -29,6 +30,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMes
 HISTORY = 1000
 OUTCOME_S = 30  # for each message, its broadcast or an error: 5 s in the broker's queue and some
 BACK_S = 40  # for all to be connected again
+NUMBERS = itertools.count(1)  # so that no text is sent twice, not even by the next crowd
 
 
 class Member:
@@ -87,7 +89,7 @@ class Member:
 
     async def _login(self, connection):
         while True:
-            await self._send(connection, action="login", token=self.name)
+            await self._send(connection, action="login", token=self.crowd.token_of(self.name))
             answer = json.loads(await asyncio.wait_for(connection.recv(), 10))
             if answer == {"info": "connected"}:
                 return
@@ -129,15 +131,17 @@ class Member:
 
 
 class Crowd:
-    """detours: {number of a client: address} for those that do not go straight to HAProxy."""
+    """detours: {number of a client: address} for those that do not go straight to HAProxy.
 
-    def __init__(self, stack, *, clients=100, talkers=20, per_second=1.0, detours=()):
-        detours = dict(detours)
+    token_of: a name's login token, where that is not the name.
+    """
+
+    def __init__(self, stack, *, clients=100, talkers=20, per_second=1.0, detours=(), token_of=str):
+        detours, self.token_of = dict(detours), token_of
         self.begun = self.talking = False
         self.back = 0
         self.slowest_health = 0.0  # s, of any broker that was not paused
         self.errors, self.closes = Counter(), Counter()
-        self._number = 0
         self._stack = stack
         front = stack.haproxy.address()
         self.residents = [
@@ -190,9 +194,9 @@ class Crowd:
             if not broker.paused and began > broker.resumed_at:
                 self.slowest_health = max(self.slowest_health, time.monotonic() - began)
 
-    def number(self):
-        self._number += 1
-        return self._number
+    @staticmethod
+    def number():
+        return next(NUMBERS)
 
     def _all_there(self):
         return all(member.session for member in self.members)

@@ -1,0 +1,47 @@
+"""What the Ansible tests share: the order of a file's tests is that of an operator's days."""
+
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path += [str(Path(__file__).parents[1] / "chaos")]
+pytest.register_assert_rewrite("playbook")
+from checker import check  # noqa: E402
+from crowd import Crowd  # noqa: E402
+from machines import Machines  # noqa: E402
+
+# What ends this from outside shall not leave machines behind.
+signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+@pytest.fixture(scope="module")
+def machines():
+    with Machines() as running:
+        yield running
+
+
+@pytest.fixture
+def under_load():
+    """under_load(chat, what): what() while people talk; nobody may miss a word."""
+
+    def while_they_talk(chat, what, *, per_second):
+        options = {"clients": 30, "talkers": 4, "token_of": chat.token_of}
+        with Crowd(chat, per_second=per_second, **options) as crowd:
+            crowd.begin()
+            crowd.talk(until_back=5)
+            outcome = what()
+            crowd.talk(until_back=5)
+            run = crowd.finish()
+            said = {frame for session in run.sessions for frame in session.frames}
+            print(f"{len(said)} frames, closes {dict(crowd.closes)}, errors {dict(crowd.errors)}")
+            print(f"{crowd.stayed()} of {len(crowd.members)} clients were not moved")
+            # (The playbook says a word too, and there were people before.)
+            problems = [text for text in check(run) if not text.startswith("nobody sent ")]
+            assert not problems, "\n".join(problems[:20])
+            assert not crowd.errors
+            assert set(crowd.closes) <= {1012}, crowd.closes
+        return outcome
+
+    return while_they_talk

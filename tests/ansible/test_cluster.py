@@ -1,0 +1,110 @@
+"""ansible/inventories/cluster: ten machines, one of them going down now and then."""
+
+import pytest
+from playbook import Chat, Site
+from stack import REPO, until
+
+pytestmark = pytest.mark.timeout(2400)
+VERSION = (REPO / "VERSION").read_text().strip()
+NAMES = ["haproxy1", "haproxy2", "api1", "api2", "broker1", "broker2", "broker3"]
+NAMES += ["redis1", "redis2", "redis3"]
+BROKERS = NAMES[4:7]
+
+
+@pytest.fixture(scope="module")
+def site(machines):
+    machines.start(*NAMES)
+    return Site(
+        machines, "cluster",
+        hlchat_settings={"CHAT_ENV": "dev", "IDENTITY": "dev", "HISTORY_LIMIT": 1000},
+        broker_probe_login={"token": "probe"},
+        haproxy_virtual_address=f"{machines.network}.200/24",
+        haproxy_virtual_interface="host0",
+    )  # fmt: skip
+
+
+@pytest.fixture
+def chat(machines, site):
+    """By the virtual address."""
+    brokers = [(machines[name].address, 9001) for name in BROKERS]
+    with Chat((f"{machines.network}.200", 80), brokers) as running:
+        yield running
+
+
+@pytest.fixture
+def chat_without_the_first(machines, site):
+    brokers = [(machines[name].address, 9001) for name in BROKERS[1:]]
+    with Chat((f"{machines.network}.200", 80), brokers) as running:
+        yield running
+
+
+def master(machines):
+    ask = "redis-cli -h {} -p 26379 SENTINEL get-master-addr-by-name chat | head -n 1"
+    addresses = {machines[name].run(ask.format(machines[name].address)) for name in NAMES[7:]}
+    return addresses.pop() if len(addresses) == 1 else None
+
+
+def broker_pids(machines, names):
+    return [machines[name].run("systemctl show -P MainPID ws-broker@1") for name in names]
+
+
+def test_install(machines, site, chat):
+    site.succeeds()
+    assert chat.version() == f"v{VERSION}"
+    people = [chat.connect(f"at {broker.name}", direct=broker) for broker in chat.brokers]
+    people.append(chat.connect("anywhere"))
+    for speaker in people:
+        speaker.send("message", message="hello")
+        for person in people:
+            assert person.receive()["message"] == "hello"
+    assert master(machines) == machines["redis1"].address
+
+
+def test_a_second_run_changes_nothing(site):
+    assert site.succeeds().changed == 0
+
+
+def test_upgrade_while_people_talk(machines, site, chat, under_load):
+    under_load(chat, lambda: site.succeeds(hlchat_version=f"{VERSION}+next"), per_second=0.15)
+    assert chat.version() == f"v{VERSION}+next"
+
+
+def test_a_version_that_cannot_start_stops_at_the_first_broker(
+    machines, site, chat_without_the_first, under_load
+):
+    others = broker_pids(machines, BROKERS[1:])
+    broken = f"{VERSION}+next.broken"
+    under_load(chat_without_the_first, lambda: site.fails(hlchat_version=broken), per_second=0.15)
+    assert broker_pids(machines, BROKERS[1:]) == others
+    installed = machines["broker2"].run("dpkg-query -W -f '${Version}' hlchat-ws-broker")
+    assert installed.startswith(f"{VERSION}+next-")
+
+
+def test_downgrade_and_redis_settings_while_people_talk(
+    machines, site, chat_without_the_first, chat, under_load
+):
+    """Redis' too, so that each is restarted; the master is another one by then."""
+    under_load(
+        chat_without_the_first, lambda: site.succeeds(redis_maxmemory="200mb"), per_second=0.15
+    )
+    assert chat.version() == f"v{VERSION}"
+    assert until("the Sentinels agree", lambda: master(machines)) != machines["redis1"].address
+    for name in NAMES[7:]:
+        assert "maxmemory 200mb" in machines[name].run("cat /etc/redis/hlchat.conf")
+    assert site.succeeds(redis_maxmemory="200mb").changed == 0
+
+
+def test_the_virtual_address_moves(machines, chat):
+    address = f"{machines.network}.200/"
+    has_it = [name for name in NAMES[:2] if address in machines[name].run("ip addr")]
+    assert len(has_it) == 1
+    machines[has_it[0]].run("systemctl stop haproxy")
+
+    def answers():
+        try:
+            return chat.version()
+        except OSError:
+            return None
+
+    assert until("the other one has it", answers, 20) == f"v{VERSION}"
+    machines[has_it[0]].run("systemctl start haproxy")
