@@ -19,6 +19,9 @@ bool access_is_bearer(const char *secret, const char *authorization);
  * MINIGAME_ALLOW_FROM. */
 bool access_has_minigame(const struct settings *settings);
 
+/** Whether nobody has to show anything: in development, with neither of them. */
+bool access_is_open(const struct settings *settings);
+
 enum access_result {
     ACCESS_KNOWN = 0,        /* it has shown the secret, or needs none */
     ACCESS_MUST_LOG_IN = 1,  /* with the secret, in its first frame */

@@ -224,7 +224,9 @@ static enum ws_verdict on_live(struct broker *broker, const struct ws_request *r
     const char *secret = verb == GAMES_UPDATE ? broker->settings->webhook_secret : NULL;
     struct games_request asked = {.verb = verb};
     struct games_answer games_answer;
-    if (secret && is_guessing(broker, &client))
+    if (verb == GAMES_UPDATE && request->is_head)
+        *answer = endpoint_only_get();
+    else if (secret && is_guessing(broker, &client))
         *answer = endpoint_too_often();
     else if (secret && !access_is_bearer(secret, request->authorization))
         *answer = refuse_secret(broker, &client);
@@ -254,7 +256,8 @@ static enum ws_verdict on_request(void *user, const struct ws_request *request,
         return on_live(broker, request, verb, answer);
     } else {
         struct endpoint_state state = {.draining = broker->drain.phase != DRAIN_NOT,
-                                       .ready = chatlog_is_ready(broker->chat.log)};
+                                       .ready = chatlog_is_ready(broker->chat.log),
+                                       .has_minigame = has_group(broker)};
         *answer = endpoint_get(request->path, &state);
     }
     return WS_ANSWERED;
@@ -494,7 +497,7 @@ static size_t clients_of(const struct broker *broker) {
 
 static void on_drain_step(uv_timer_t *timer) {
     struct broker *broker = timer->data;
-    bool is_settled = true;
+    bool is_settled = !ws_is_answering(broker->ws);
     for (size_t i = 0; i < broker->chat_count; i++)
         is_settled = is_settled && chatlog_is_settled(chat_now(broker->chats[i])->log);
     size_t more =

@@ -137,7 +137,7 @@ void chat_games_answered(struct chat *chat, uint64_t conn_id, const struct games
     enum proto_refusal refusal = handle_games_answer(chat, conn, answer, error);
     if (refusal)
         chat_refuse(chat, conn, refusal, error);
-    else
+    if (refusal == REFUSED_NOT || refusal == REFUSED_UNAVAILABLE) /* no fault of who asks */
         conn->errors_in_row = 0;
 }
 

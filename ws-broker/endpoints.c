@@ -74,7 +74,7 @@ struct endpoint_answer endpoint_get(const char *path, const struct endpoint_stat
         return state->draining ? text(404, "draining\n")
                : state->ready  ? text(200, "ready\n")
                                : text(503, "cannot publish or follow\n");
-    if (endpoint_is_chat(path) || endpoint_is_minigame(path))
+    if (endpoint_is_chat(path) || (endpoint_is_minigame(path) && state->has_minigame))
         return json_error(426, "Upgrade: websocket\r\n",
                           "{\"error\":\"this is a WebSocket: upgrade required\"}");
     return endpoint_not_found();
@@ -100,6 +100,14 @@ struct endpoint_answer endpoint_wrong_method(void) {
 
 struct endpoint_answer endpoint_restarting(void) {
     return json_error(503, "Retry-After: 2\r\n", "{\"error\":\"the server restarts\"}");
+}
+
+struct endpoint_answer endpoint_only_get(void) {
+    return json_error(405, "Allow: GET\r\n", "{\"error\":\"method not allowed\"}");
+}
+
+struct endpoint_answer endpoint_no_body(void) {
+    return json_error(413, "", "{\"error\":\"a body is not allowed here\"}");
 }
 
 struct endpoint_answer endpoint_refused(enum admission_result why) {

@@ -28,6 +28,7 @@ struct endpoint_answer {
 struct endpoint_state {
     bool draining; /* existing clients stay, new ones should go elsewhere */
     bool ready;    /* can publish and follow */
+    bool has_minigame;
 };
 
 /** Whether `path` (without its query) is where WebSockets of players are served: /chat, /chat/. */
@@ -63,6 +64,12 @@ struct endpoint_answer endpoint_get_ops(const char *path, const struct metrics *
 
 /** Any other method. */
 struct endpoint_answer endpoint_wrong_method(void);
+
+/** Another method than GET where only that will do. */
+struct endpoint_answer endpoint_only_get(void);
+
+/** A request with a body. */
+struct endpoint_answer endpoint_no_body(void);
 
 /** A path where there is nothing, or no WebSocket. */
 struct endpoint_answer endpoint_not_found(void);

@@ -73,7 +73,7 @@ struct games {
     const struct games_ops *ops;
 };
 
-/** True: `answer` is filled. False: it comes later, once, within about five seconds, by the
+/** True: `answer` is filled. False: it comes later, once, within about seven seconds, by the
  * callback, and never before return. */
 static inline bool games_ask(struct games *games, const struct games_request *request, uint64_t tag,
                              struct games_answer *answer) {

@@ -70,51 +70,59 @@ local function pick_players()
     return picked
 end
 
-local function prepare(offset)
-    local number = redis.call('HINCRBY', scheduler, 'newest', 1)
-    redis.call('HSET', game_key .. number, 'at', now_s, 'offset', offset)
-    local players = pick_players()
-    for i = 1, #players, 2 do
-        redis.call('HSET', game_key .. number, 'player' .. (i + 1) / 2, players[i], 'nickname' .. (i + 1) / 2,
-            players[i + 1])
-    end
-    redis.call('DEL', game_key .. (number - kept))
+-- Tells of a game with these players, and of whatever else there is to say, and keeps it. Here and
+-- below everything is read first and telling is the first change: where something is of a wrong type,
+-- nothing has changed.
+local function prepare(players, offset, more)
+    local number = tonumber(redis.call('HGET', scheduler, 'newest') or '0') + 1
     tell('{"info":"update"}')
+    if more then
+        tell(more)
+    end
+    redis.call('HSET', scheduler, 'newest', number)
+    local fields = {'at', now_s, 'offset', offset}
+    for i = 1, #players, 2 do
+        local place = (i + 1) / 2
+        for _, text in ipairs({'player' .. place, players[i], 'nickname' .. place, players[i + 1]}) do
+            fields[#fields + 1] = text
+        end
+    end
+    redis.call('HSET', game_key .. number, unpack(fields))
+    redis.call('DEL', game_key .. (number - kept))
 end
 
 local function money(hundredths)
-    local rest = hundredths % 100
-    if rest % 10 == 0 then
-        return string.format('%d.%d', math.floor(hundredths / 100), rest / 10)
+    local sign, amount = '', hundredths
+    if hundredths < 0 then
+        sign, amount = '-', -hundredths
     end
-    return string.format('%d.%02d', math.floor(hundredths / 100), rest)
+    local rest = amount % 100
+    if rest % 10 == 0 then
+        return string.format('%s%d.%d', sign, math.floor(amount / 100), rest / 10)
+    end
+    return string.format('%s%d.%02d', sign, math.floor(amount / 100), rest)
 end
 
 local answer = {}
 
--- Milliseconds until the next game is due, -1: the scheduler does not run.
+-- Milliseconds until the next game is due; -1: the scheduler is stopped, -2: it was never started.
 function answer.tick()
     local state = redis.call('HMGET', scheduler, 'running', 'period', 'offset', 'due')
     if state[1] ~= '1' then
-        return {'done', '-1'}
+        return {'done', state[2] and '-1' or '-2'}
     end
     local period_ms, due = tonumber(state[2]) * 1000, tonumber(state[4])
     if now_ms >= due then
-        prepare(state[3])
+        prepare(pick_players(), state[3])
         -- Whatever was missed is not made up for.
         due = due + period_ms * (math.floor((now_ms - due) / period_ms) + 1)
         redis.call('HSET', scheduler, 'due', due)
+    elseif due - now_ms > period_ms then
+        -- The clock was set back, or it is another server's.
+        due = now_ms + period_ms
+        redis.call('HSET', scheduler, 'due', due)
     end
     return {'done', string.format('%d', due - now_ms)}
-end
-
-function answer.start()
-    local period, offset = given[1], given[2]
-    prepare(offset)
-    redis.call('HSET', scheduler, 'running', '1', 'period', period, 'offset', offset, 'due',
-        now_ms + tonumber(period) * 1000)
-    tell('{"info":"scheduler is running"}')
-    return {'done'}
 end
 
 local function was_started()
@@ -123,12 +131,20 @@ end
 
 local never_started = {'refused', 'the scheduler was never started: send scheduler_start first'}
 
+function answer.start()
+    local period, offset = given[1], given[2]
+    prepare(pick_players(), offset, '{"info":"scheduler is running"}')
+    redis.call('HSET', scheduler, 'running', '1', 'period', period, 'offset', offset, 'due',
+        now_ms + tonumber(period) * 1000)
+    return {'done'}
+end
+
 function answer.stop()
     if not was_started() then
         return never_started
     end
-    redis.call('HSET', scheduler, 'running', '0')
     tell('{"info":"scheduler is stopped"}')
+    redis.call('HSET', scheduler, 'running', '0')
     return {'done'}
 end
 
@@ -175,11 +191,21 @@ answer['end'] = function()
             return {'refused', 'leaderboard[' .. (i - 2) / 3 .. '].id: not a player of this game'}
         end
     end
+    local balances_now = {}
     for i = 2, #given, 3 do
-        lines[#lines + 1] = given[i + 2] .. money(redis.call('HINCRBY', balances, given[i], given[i + 1])) .. '}'
+        local before = redis.call('HGET', balances, given[i])
+        local now = tonumber(before or '0')
+        if not now or now ~= math.floor(now) or math.abs(now) > 2 ^ 52 then
+            return redis.error_reply('ERR the balance in leaderboard[' .. (i - 2) / 3 .. '] is no whole number')
+        end
+        now = now + given[i + 1]
+        balances_now[#balances_now + 1] = given[i]
+        balances_now[#balances_now + 1] = string.format('%.0f', now)
+        lines[#lines + 1] = given[i + 2] .. money(now) .. '}'
     end
-    redis.call('HSET', game, 'ended', '1')
     tell('{"action":"balance_update","data":[' .. table.concat(lines, ',') .. ']}')
+    redis.call('HSET', game, 'ended', '1')
+    redis.call('HSET', balances, unpack(balances_now))
     return {'done'}
 end
 
@@ -210,7 +236,7 @@ if saved then
     return cjson.decode(saved)
 end
 local reply = answer[verb]()
-if changes[verb] then
+if changes[verb] and not reply.err then
     redis.call('SET', saved_answer, cjson.encode(reply), 'PX', 60000)
 end
 return reply

@@ -3,7 +3,6 @@
  * into its log first, and only then is anything changed.
  */
 #include <inttypes.h>
-#include <json-c/json.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -112,16 +111,16 @@ static void memory_tick(struct games *base, int64_t now_ms, int64_t now_s) {
 /* ---- requests -------------------------------------------------------------------------------- */
 
 static struct games_answer start(struct memory_games *games, const struct games_request *request) {
-    int status = prepare(games, request->offset_s);
-    if (status == CHAT_OK)
-        status = tell(games, "{\"info\":\"scheduler is running\"}");
-    if (status != CHAT_OK)
+    if (prepare(games, request->offset_s) != CHAT_OK)
         return unavailable();
     games->has_started = games->is_running = true;
     games->period_s = request->period_s;
     games->offset_s = request->offset_s;
     games->due_ms = games->now_ms + request->period_s * 1000;
-    return (struct games_answer){.status = GAMES_DONE};
+    if (tell(games, "{\"info\":\"scheduler is running\"}") == CHAT_OK)
+        return (struct games_answer){.status = GAMES_DONE};
+    return (struct games_answer){.status = GAMES_UNCERTAIN,
+                                 .error = "the scheduler is running, but could not say so"};
 }
 
 static struct games_answer stop(struct memory_games *games) {
@@ -221,18 +220,18 @@ static struct games_answer with_text(char *text) {
 }
 
 static char *online_players(const struct users *online) {
-    struct json_object *root = json_object_new_object(), *list = json_object_new_array();
+    size_t count = 0;
+    const char **ids = calloc(users_online(online) + 1, sizeof(*ids));
     const struct user *user, *next;
+    if (!ids)
+        return NULL;
     HASH_ITER(hh, online->_by_id, user, next) {
         if (user->connections > 0)
-            json_object_array_add(list, json_object_new_string(user->id));
+            ids[count++] = user->id;
     }
-    json_object_object_add(root, "online_players", list);
-    const char *text = json_object_to_json_string_ext(root, JSON_C_TO_STRING_PLAIN |
-                                                                JSON_C_TO_STRING_NOSLASHESCAPE);
-    char *copy = text ? strdup(text) : NULL;
-    json_object_put(root);
-    return copy;
+    char *text = minigame_online(ids, count);
+    free(ids);
+    return text;
 }
 
 static struct games_answer decide(struct memory_games *games, const struct games_request *request) {

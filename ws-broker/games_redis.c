@@ -1,9 +1,11 @@
 /*
  * The games in Redis: games.lua decides, atomically, for all brokers. A request whose answer did
  * not come is sent again under the same name, and is done once: the script keeps its answer.
+ *
+ * What changes something goes one at a time. Questions wait beside it: one call answers all that
+ * were asked before it was sent, so that they cost Redis little, however many ask.
  */
 #include <inttypes.h>
-#include <json-c/json.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,7 +22,7 @@ enum {
     REPLY_MS = 2000,
     RETRY_MS = 200,
     TICK_MS = 1000, /* how often we look whether somebody has started or stopped the scheduler */
-    WAITING_MAX = 1000,
+    WAITING_MAX = 1000, /* in each queue */
     KEY_MAX = 160,
     NAME_MAX_BYTES = 48,
     NUMBER_MAX = 24,
@@ -32,14 +34,21 @@ extern const char _binary_ws_broker_games_lua_start[], _binary_ws_broker_games_l
 
 struct redis_games;
 
-/* A request that was not answered yet. */
+/* Requests that were not answered yet, the oldest first. */
+struct queue {
+    struct redis_games *games;
+    struct request *requests;
+    size_t count;
+    int64_t send_at_ms; /* not before */
+    bool is_sent;       /* the first one, or all that are marked: neither answered nor lost */
+};
+
 struct request {
     struct request *prev, *next; /* utlist's names */
-    struct redis_games *games;
     enum games_verb verb;
     uint64_t tag, number; /* number: of the request, for its name */
-    int64_t give_up_ms, send_at_ms;
-    bool is_sent;       /* and neither answered nor lost */
+    int64_t give_up_ms;
+    bool is_sent;
     bool was_uncertain; /* its answer was lost once */
     size_t count;
     char *texts[3 * MINIGAME_PLAYERS_MAX + 1]; /* what the script is given */
@@ -55,11 +64,10 @@ struct redis_games {
         brokers[KEY_MAX];
     char game_prefix[KEY_MAX], online_prefix[KEY_MAX], names_prefix[KEY_MAX];
     uint64_t last_number;
-    struct request *requests;
-    size_t request_count;
+    struct queue changes, online, newest;
     int64_t now_ms;
     int64_t tick_at_ms;
-    bool is_ticking, was_failing, is_stopped;
+    bool is_ticking, is_scheduled, was_failing, is_stopped;
 };
 
 static struct redis_games *redis_games(struct games *games) {
@@ -113,8 +121,11 @@ static void on_ticked(void *user, const struct redis_value *reply) {
     struct redis_games *games = user;
     games->is_ticking = false;
     if (redis_value_type(reply) == REDIS_LIST) {
-        games->was_failing = false;
         int64_t due_in_ms = strtoll(redis_value_text(redis_value_at(reply, 1), NULL), NULL, 10);
+        games->was_failing = false;
+        if (games->is_scheduled && due_in_ms == -2)
+            log_error("games", "scheduler_gone", log_str("hint", "Redis has lost it: start it"));
+        games->is_scheduled = due_in_ms != -2;
         if (due_in_ms >= 0 && due_in_ms < TICK_MS)
             games->tick_at_ms = games->now_ms + due_in_ms;
     } else if (reply && !games->was_failing) {
@@ -131,49 +142,54 @@ static void tick(struct redis_games *games) {
         call(games, "tick", ++games->last_number, NULL, 0, on_ticked, games) == CHAT_OK;
 }
 
-static void send_first(struct redis_games *games);
-
 /* ---- answers --------------------------------------------------------------------------------- */
 
-static void free_request(struct redis_games *games, struct request *request) {
-    DL_DELETE(games->requests, request);
-    games->request_count--;
+static void send_next(struct queue *queue);
+
+static struct queue *queue_of(struct redis_games *games, enum games_verb verb) {
+    return verb == GAMES_ONLINE   ? &games->online
+           : verb == GAMES_NEWEST ? &games->newest
+                                  : &games->changes;
+}
+
+static bool is_question(enum games_verb verb) {
+    return verb == GAMES_ONLINE || verb == GAMES_NEWEST;
+}
+
+static void free_request(struct queue *queue, struct request *request) {
+    DL_DELETE(queue->requests, request);
+    queue->count--;
     for (size_t i = 0; i < request->count; i++)
         free(request->texts[i]);
     free(request);
 }
 
-static void finish(struct redis_games *games, struct request *request,
-                   const struct games_answer *given) {
+static void finish(struct queue *queue, struct request *request, const struct games_answer *given) {
+    struct redis_games *games = queue->games;
     struct games_answer answer = *given;
     uint64_t tag = request->tag;
     answer.verb = request->verb;
-    free_request(games, request);
+    free_request(queue, request);
     if (games->is_stopped)
         free(answer.text);
     else
         games->on_answer(games->user, tag, &answer);
-    send_first(games);
 }
 
-/* Whether it changes nothing and is told to nobody but the asker. */
-static bool is_question(enum games_verb verb) {
-    return verb == GAMES_ONLINE || verb == GAMES_NEWEST;
+static void finish_unavailable(struct queue *queue, struct request *request) {
+    static const struct games_answer unavailable = {
+        .status = GAMES_UNAVAILABLE, .error = "the games are unavailable: try again"};
+    finish(queue, request, &unavailable);
 }
 
 static char *online_players(const struct redis_value *reply) {
-    struct json_object *root = json_object_new_object(), *list = json_object_new_array();
-    for (size_t i = 1; i < redis_value_count(reply); i++) {
-        size_t len = 0;
-        const char *id = redis_value_text(redis_value_at(reply, i), &len);
-        json_object_array_add(list, json_object_new_string_len(id, (int)len));
-    }
-    json_object_object_add(root, "online_players", list);
-    const char *text = json_object_to_json_string_ext(root, JSON_C_TO_STRING_PLAIN |
-                                                                JSON_C_TO_STRING_NOSLASHESCAPE);
-    char *copy = text ? strdup(text) : NULL;
-    json_object_put(root);
-    return copy;
+    size_t count = redis_value_count(reply);
+    const char **ids = calloc(count, sizeof(*ids));
+    for (size_t i = 1; ids && i < count; i++)
+        ids[i - 1] = redis_value_text(redis_value_at(reply, i), NULL);
+    char *text = ids ? minigame_online(ids, count - 1) : NULL;
+    free(ids);
+    return text;
 }
 
 /* Takes one field of a game's hash. */
@@ -210,31 +226,56 @@ static char *newest_game(const struct redis_value *reply) {
     return minigame_events(game.number > 0 ? &game : NULL);
 }
 
-static void on_replied(void *user, const struct redis_value *reply) {
-    struct request *request = user;
-    struct redis_games *games = request->games;
-    const char *word_of = redis_value_text(redis_value_at(reply, 0), NULL);
-    request->is_sent = false;
-    if (!reply) { /* it is sent again; see send_first() */
-        request->was_uncertain = true;
-    } else if (redis_value_type(reply) != REDIS_LIST) {
-        if (request->send_at_ms == 0) /* the first time */
-            log_warn("games", "refused_by_redis", log_str("error", redis_value_text(reply, NULL)));
-        request->send_at_ms = games->now_ms + RETRY_MS;
-    } else if (strcmp(word_of, "done") != 0) {
-        finish(games, request,
-               &(struct games_answer){.status = GAMES_REFUSED,
-                                      .error = redis_value_text(redis_value_at(reply, 1), NULL)});
-    } else {
-        char *text = request->verb == GAMES_ONLINE   ? online_players(reply)
-                     : request->verb == GAMES_NEWEST ? newest_game(reply)
-                                                     : NULL;
-        bool is_missing = !text && is_question(request->verb);
-        finish(games, request,
-               &(struct games_answer){.status = is_missing ? GAMES_UNAVAILABLE : GAMES_DONE,
-                                      .error = "the games are unavailable: try again",
-                                      .text = text});
+/* Whether the same request may work a moment later; the script has changed nothing. */
+static bool may_pass(const struct redis_value *reply) {
+    static const char *const words[] = {"LOADING", "READONLY",   "MASTERDOWN", "OOM",
+                                        "MISCONF", "NOREPLICAS", "BUSY",       "NOAUTH"};
+    for (size_t i = 0; i < sizeof(words) / sizeof(*words); i++)
+        if (redis_value_is_error(reply, words[i]))
+            return true;
+    return false;
+}
+
+/* The answer to one of those that were asked by this call. */
+static struct games_answer answer_of(enum games_verb verb, const struct redis_value *reply) {
+    struct games_answer answer = {.status = GAMES_DONE};
+    if (strcmp(redis_value_text(redis_value_at(reply, 0), NULL), "done") != 0) {
+        answer.status = GAMES_REFUSED;
+        answer.error = redis_value_text(redis_value_at(reply, 1), NULL);
+    } else if (is_question(verb)) {
+        answer.text = verb == GAMES_ONLINE ? online_players(reply) : newest_game(reply);
+        answer.status = answer.text ? GAMES_DONE : GAMES_UNAVAILABLE;
+        answer.error = "the games are unavailable: try again";
     }
+    return answer;
+}
+
+static void on_replied(void *user, const struct redis_value *reply) {
+    struct queue *queue = user;
+    struct redis_games *games = queue->games;
+    struct request *request, *next;
+    queue->is_sent = false;
+    if (reply && redis_value_type(reply) != REDIS_LIST) {
+        if (queue->send_at_ms == 0)
+            log_warn("games", "refused_by_redis", log_str("error", redis_value_text(reply, NULL)));
+        queue->send_at_ms = games->now_ms + RETRY_MS;
+    } else if (reply) {
+        queue->send_at_ms = 0;
+    }
+    DL_FOREACH_SAFE(queue->requests, request, next) {
+        if (!request->is_sent)
+            break;
+        request->is_sent = false;
+        if (!reply) {
+            request->was_uncertain = true; /* and is sent again */
+        } else if (redis_value_type(reply) == REDIS_LIST) {
+            struct games_answer answer = answer_of(request->verb, reply);
+            finish(queue, request, &answer);
+        } else if (!may_pass(reply)) {
+            finish_unavailable(queue, request);
+        }
+    }
+    send_next(queue);
 }
 
 /* ---- requests -------------------------------------------------------------------------------- */
@@ -244,26 +285,30 @@ static const char *const verbs[] = {
     [GAMES_UPDATE] = "update", [GAMES_END] = "end",   [GAMES_ONLINE] = "online",
     [GAMES_NEWEST] = "newest"};
 
-/* One at a time, so that they are done in the order in which they came, whatever fails. */
-static void send_first(struct redis_games *games) {
-    struct request *request = games->requests;
-    if (request && !request->is_sent && games->now_ms >= request->send_at_ms)
-        request->is_sent = call(games, verbs[request->verb], request->number, request->texts,
-                                request->count, on_replied, request) == CHAT_OK;
+/* The first one; of questions, all. */
+static void send_next(struct queue *queue) {
+    struct redis_games *games = queue->games;
+    struct request *first = queue->requests, *request;
+    if (!first || queue->is_sent || games->now_ms < queue->send_at_ms || games->is_stopped)
+        return;
+    queue->is_sent = call(games, verbs[first->verb], first->number, first->texts, first->count,
+                          on_replied, queue) == CHAT_OK;
+    DL_FOREACH(queue->requests, request) {
+        request->is_sent = queue->is_sent && (request == first || is_question(first->verb));
+    }
 }
 
-static void give_up(struct redis_games *games) {
+static void give_up(struct queue *queue) {
+    static const struct games_answer uncertain = {
+        .status = GAMES_UNCERTAIN, .error = "not confirmed: this may have been done, or not"};
     struct request *request, *next;
-    DL_FOREACH_SAFE(games->requests, request, next) {
-        if (games->now_ms < request->give_up_ms || request->is_sent)
+    DL_FOREACH_SAFE(queue->requests, request, next) {
+        if (queue->games->now_ms < request->give_up_ms || request->is_sent)
             continue; /* what was sent is answered, or lost, within REPLY_MS */
-        struct games_answer answer = {.status = GAMES_UNAVAILABLE,
-                                      .error = "the games are unavailable: try again"};
-        if (request->was_uncertain && !is_question(request->verb)) {
-            answer.status = GAMES_UNCERTAIN;
-            answer.error = "not confirmed: this may have been done, or not";
-        }
-        finish(games, request, &answer);
+        if (request->was_uncertain && !is_question(request->verb))
+            finish(queue, request, &uncertain);
+        else
+            finish_unavailable(queue, request);
     }
 }
 
@@ -297,33 +342,35 @@ static bool add_texts(struct request *request, const struct games_request *asked
 static bool redis_ask(struct games *base, const struct games_request *asked, uint64_t tag,
                       struct games_answer *answer) {
     struct redis_games *games = redis_games(base);
-    struct request *request =
-        games->request_count < WAITING_MAX ? calloc(1, sizeof(*request)) : NULL;
+    struct queue *queue = queue_of(games, asked->verb);
+    struct request *request = queue->count < WAITING_MAX ? calloc(1, sizeof(*request)) : NULL;
     *answer = (struct games_answer){
         .verb = asked->verb, .status = GAMES_UNAVAILABLE, .error = "the games are busy: try again"};
     if (!request)
         return true;
-    request->games = games;
     request->verb = asked->verb;
     request->tag = tag;
     request->number = ++games->last_number;
     request->give_up_ms = games->now_ms + GIVE_UP_MS;
-    DL_APPEND(games->requests, request);
-    games->request_count++;
+    DL_APPEND(queue->requests, request);
+    queue->count++;
     if (!add_texts(request, asked)) {
-        free_request(games, request);
+        free_request(queue, request);
         return true;
     }
-    send_first(games);
+    send_next(queue);
     return false;
 }
 
 static void redis_tick(struct games *base, int64_t now_ms, int64_t now_s) {
     struct redis_games *games = redis_games(base);
+    struct queue *queues[] = {&games->changes, &games->online, &games->newest};
     (void)now_s; /* Redis' clock decides */
     games->now_ms = now_ms;
-    give_up(games);
-    send_first(games);
+    for (size_t i = 0; i < sizeof(queues) / sizeof(*queues); i++) {
+        give_up(queues[i]);
+        send_next(queues[i]);
+    }
     tick(games);
 }
 
@@ -333,8 +380,10 @@ static void games_redis_stop(struct games *base) {
 
 static void games_redis_free(struct games *base) {
     struct redis_games *games = redis_games(base);
-    while (games->requests)
-        free_request(games, games->requests);
+    struct queue *queues[] = {&games->changes, &games->online, &games->newest};
+    for (size_t i = 0; i < sizeof(queues) / sizeof(*queues); i++)
+        while (queues[i]->requests)
+            free_request(queues[i], queues[i]->requests);
     free(games);
 }
 
@@ -350,6 +399,7 @@ struct games *games_redis_new(const struct games_redis_options *options, games_a
     }
     games->base.ops = &ops;
     games->redis = options->redis;
+    games->changes.games = games->online.games = games->newest.games = games;
     games->on_answer = on_answer;
     games->user = user;
     snprintf(games->nonce, sizeof(games->nonce), "%016" PRIx64, nonce);

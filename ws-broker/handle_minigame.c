@@ -38,6 +38,10 @@ enum proto_refusal handle_games_answer(struct chat *chat, struct conn *conn,
     }
     if (!answer->text)
         return REFUSED_NOT;
+    if (fanout_replies_full(chat->fanout)) {
+        snprintf(error, PROTO_ERROR_MAX, "the games are busy: try again");
+        return REFUSED_UNAVAILABLE;
+    }
     size_t len = strlen(answer->text);
     char *reply = malloc(FANOUT_REPLY_HEADROOM + len);
     if (reply)
@@ -51,10 +55,6 @@ enum proto_refusal handle_minigame(struct chat *chat, struct conn *conn,
                                    char error[PROTO_ERROR_MAX]) {
     struct games_request asked = games_request(request);
     struct games_answer answer;
-    if (asked.verb == GAMES_ONLINE && fanout_replies_full(chat->fanout)) {
-        snprintf(error, PROTO_ERROR_MAX, "the games are busy: try again");
-        return REFUSED_UNAVAILABLE;
-    }
     if (!games_ask(chat->games, &asked, conn->id, &answer)) {
         conn->games_pending++;
         return REFUSED_NOT;

@@ -12,8 +12,8 @@ struct settings;
 /** Whoever has shown the secret, or needs none: all game servers are one user. */
 extern const struct identity_answer identity_game_server;
 
-/** By MINIGAME_SECRET as it is at that moment; without one whoever was let in needs none, and any
- * is right. `settings` are borrowed. NULL: no memory. */
+/** By MINIGAME_SECRET as it is at that moment; in an open group (access.h) any is right. `settings`
+ * are borrowed. NULL: no memory. */
 struct identity *identity_secret_new(const struct settings *settings);
 
 #endif

@@ -72,6 +72,14 @@ char *minigame_payout(const char *player_id, int64_t won) {
     return text;
 }
 
+char *minigame_online(const char *const *ids, size_t count) {
+    struct json_object *root = json_object_new_object(), *list = json_object_new_array();
+    for (size_t i = 0; i < count; i++)
+        json_object_array_add(list, json_object_new_string(ids[i]));
+    json_object_object_add(root, "online_players", list);
+    return take_text(root);
+}
+
 static struct json_object *players_json(const struct minigame *game) {
     struct json_object *players = json_object_new_array();
     for (size_t i = 0; i < game->count; i++) {

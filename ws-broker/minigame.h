@@ -63,6 +63,9 @@ void minigame_money(int64_t hundredths, char out[MINIGAME_MONEY_MAX]);
  * NULL: no memory. */
 char *minigame_payout(const char *player_id, int64_t won);
 
+/** {"online_players":[<id>,...]}. malloc'ed, NUL-terminated; NULL: no memory. */
+char *minigame_online(const char *const *ids, size_t count);
+
 /** The answer of GET /api/gaming/events: a list with this game, or an empty one for NULL.
  * malloc'ed, NUL-terminated; NULL: no memory. */
 char *minigame_events(const struct minigame *game);

@@ -183,6 +183,7 @@ static void send_answer(struct lws *wsi, const struct endpoint_answer *answer, b
                  {403, "Forbidden"},
                  {404, "Not Found"},
                  {405, "Method Not Allowed"},
+                 {413, "Content Too Large"},
                  {426, "Upgrade Required"},
                  {429, "Too Many Requests"},
                  {503, "Service Unavailable"}};
@@ -252,6 +253,10 @@ void ws_answer(struct ws *ws, uint64_t request_id, const struct endpoint_answer 
     lws_callback_on_writable(pending->wsi);
 }
 
+bool ws_is_answering(const struct ws *ws) {
+    return ws->pending != NULL;
+}
+
 static void forget_pending(struct ws *ws, struct session *session) {
     struct pending *pending = session->pending;
     session->pending = NULL;
@@ -291,6 +296,7 @@ static enum ws_verdict handle_request(struct lws *wsi, bool is_upgrade, struct w
         .side = (enum ws_side)(uintptr_t)lws_get_opaque_user_data(wsi),
         .path = path,
         .is_get = is_get,
+        .is_head = is_head,
         .is_upgrade = is_upgrade,
         .peer = peer_address(wsi),
         .forwarded_for = header_of(wsi, WSI_TOKEN_X_FORWARDED_FOR, forwarded, sizeof(forwarded)),
@@ -309,6 +315,27 @@ static enum ws_verdict handle_request(struct lws *wsi, bool is_upgrade, struct w
     if (verdict == WS_ANSWERS_LATER)
         *pending = wait_for_answer(ws, wsi, request.id, !is_head);
     return verdict;
+}
+
+static bool has_body(struct lws *wsi) {
+    char length[24] = "";
+    lws_hdr_copy(wsi, length, sizeof(length), WSI_TOKEN_HTTP_CONTENT_LENGTH);
+    return lws_hdr_total_length(wsi, WSI_TOKEN_HTTP_TRANSFER_ENCODING) > 0 ||
+           length[strspn(length, "0")] != '\0' ||
+           lws_hdr_total_length(wsi, WSI_TOKEN_HTTP_CONTENT_LENGTH) >= (int)sizeof(length);
+}
+
+/* Not an upgrade. < 0: the connection is done. */
+static int handle_plain(struct lws *wsi, struct session *session) {
+    if (session->pending) /* one at a time */
+        return -1;
+    if (has_body(wsi)) {
+        struct endpoint_answer answer = endpoint_no_body();
+        send_answer(wsi, &answer, true);
+        return -1;
+    }
+    enum ws_verdict verdict = handle_request(wsi, false, NULL, &session->pending);
+    return verdict == WS_ANSWERS_LATER && session->pending ? 0 : -1;
 }
 
 /* Asks whether an upgrade may come in, and keeps what is said of it until it is open. */
@@ -368,12 +395,13 @@ static int on_lws(struct lws *wsi, enum lws_callback_reasons reason, void *user,
     struct session *session = user;
     switch (reason) {
     case LWS_CALLBACK_HTTP:
-        return handle_request(wsi, false, NULL, &session->pending) == WS_ANSWERS_LATER &&
-                       session->pending
-                   ? 0
-                   : -1;
+        return handle_plain(wsi, session);
     case LWS_CALLBACK_HTTP_WRITEABLE:
         return on_http_writable(session);
+    case LWS_CALLBACK_HTTP_BODY:
+    case LWS_CALLBACK_HTTP_BODY_COMPLETION: /* a body was refused, or has no bytes */
+        return 0;
+    case LWS_CALLBACK_HTTP_DROP_PROTOCOL: /* the session's memory goes, maybe before its end */
     case LWS_CALLBACK_CLOSED_HTTP:
         if (session)
             forget_pending(ws_of(wsi), session);

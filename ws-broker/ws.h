@@ -26,8 +26,9 @@ enum ws_side { WS_PLAYERS = 0, WS_OPS = 1 };
 
 struct ws_request {
     enum ws_side side;
-    const char *path;          /* without the query */
-    bool is_get;               /* GET or HEAD */
+    const char *path; /* without the query */
+    bool is_get;      /* GET or HEAD */
+    bool is_head;
     bool is_upgrade;           /* wants to become a WebSocket */
     struct address_ip peer;    /* who is connected to us */
     const char *forwarded_for; /* X-Forwarded-For, or NULL */
@@ -85,6 +86,9 @@ void ws_close(struct ws *ws, struct conn *conn, int code);
 
 /** The answer to a request that was to get it later; if it has gone, nothing happens. */
 void ws_answer(struct ws *ws, uint64_t request_id, const struct endpoint_answer *answer);
+
+/** Whether any request waits for ws_answer(), or for its client to take the answer. */
+bool ws_is_answering(const struct ws *ws);
 
 /** Sends a ping, unless the socket is choked (then the peer would not see it anyway). */
 void ws_ping(struct conn *conn);

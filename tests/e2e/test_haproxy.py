@@ -208,12 +208,18 @@ class TestRoutes:
     def test_live_paths_are_the_broker_s_for_get_only(self, stack, path):
         stack.http("GET", f"{path}?x=1")
         assert backend_of(stack, "GET", path) == "brokers_ready"
-        stack.http("DELETE", path)
-        assert backend_of(stack, "DELETE", path) == "api"
+        for method in ("HEAD", "DELETE"):
+            answer = stack.http(method, path)
+            assert (answer.status, answer.headers["Allow"]) == (405, "GET")
 
     @pytest.mark.parametrize(
         ("method", "path", "allowed"),
-        [("POST", "/", "GET, HEAD"), ("PUT", "/chat.js", "GET, HEAD"), ("POST", "/chat", "GET")],
+        [
+            ("POST", "/", "GET, HEAD"),
+            ("PUT", "/chat.js", "GET, HEAD"),
+            ("POST", "/chat", "GET"),
+            ("POST", "/api/webhook/minigame", "GET"),
+        ],
     )
     def test_other_methods(self, stack, method, path, allowed):
         answer = stack.http(method, path)
@@ -347,6 +353,26 @@ class TestCeilings:
         error_of(stack.http("GET", "/api/gaming/events", body=b"GET /readyz HTTP/1.1\r\n\r\n"), 413)
         chunked = {"Transfer-Encoding": "chunked"}
         error_of(stack.http("GET", "/api/gaming/events", chunked, b"0\r\n\r\n"), 413)
+        # By HTTP/2 it may come unannounced, and later.
+        with open_socket(stack.haproxy.address()) as connection:
+            headers = b"".join(
+                b"\x00%c%s%c%s" % (len(name), name, len(value), value)
+                for name, value in (
+                    (b":method", b"GET"),
+                    (b":scheme", b"http"),
+                    (b":path", b"/api/gaming/events?by=h2"),
+                    (b":authority", b"x"),
+                )
+            )
+            connection.sendall(
+                b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+                b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"  # SETTINGS
+                b"\x00\x00%c\x01\x04\x00\x00\x00\x01%s" % (len(headers), headers)
+            )
+            until("the server's frames", lambda: connection.recv(4096))
+            connection.sendall(b"\x00\x00\x04\x00\x01\x00\x00\x00\x01body")
+            refused = r"path=/api/gaming/events proto=HTTP/2.0 status=413 "
+            until("it is refused", lambda: re.search(refused, stack.haproxy.log()))
         # HAProxy 2.6 takes the upgrade off such a handshake first.
         assert stack.http("GET", "/chat", HANDSHAKE, b"body").status in (413, 426)
 

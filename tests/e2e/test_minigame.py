@@ -1,7 +1,11 @@
 """/minigame: game servers, the scheduler, the games and what they pay. docs/minigame.md."""
 
+import contextlib
 import json
 import re
+import select
+import signal
+import socket
 import subprocess
 import threading
 import time
@@ -205,8 +209,8 @@ class TestAllowedAddress:
     def test_without_a_secret(self, stack):
         allowed = {"X-Forwarded-For": "10.1.2.3"}
         one = server(stack, secret=None, broker=stack.broker, headers=allowed)
-        one.send("login", token="whatever")
-        assert one.receive() == {"info": "connected"}
+        one.send("scheduler_info")
+        assert one.receive() == {"info": "scheduler is not running"}
 
     def test_from_elsewhere(self, stack):
         assert status_of(stack, secret=None) == 403
@@ -216,6 +220,8 @@ class TestAllowedAddress:
 class TestNotConfigured:
     def test_it_is_open_in_development(self, start_stack):
         one = server(start_stack(), secret=None)
+        one.send("login", token="by habit")
+        assert one.receive() == {"info": "connected"}
         one.send("scheduler_info")
         assert one.receive() == {"info": "scheduler is not running"}
 
@@ -224,6 +230,7 @@ class TestNotConfigured:
             CHAT_ENV="prod", STORE="redis", IDENTITY="jwt", JWKS_URL="http://127.0.0.1:1/"
         )
         assert status_of(stack, secret=None) == 404
+        assert stack.broker.http("/minigame").status == 404
         assert stack.http("GET", "/api/gaming/events").status == 404
         assert stack.http("GET", "/api/webhook/minigame").status == 404
         assert stack.broker.log().count("minigame_off") == 1
@@ -564,17 +571,40 @@ class TestCluster:
     def test_after_an_outage_one_announcement(self, start_stack):
         stack = start_stack(MINIGAME_SECRET=SECRET, STORE="redis", brokers=2)
         servers = group(stack)
-        start(stack, servers, period=2, offset=1)
+        start(stack, servers, period=100, offset=1)
         # As if every broker had been away for ten periods.
         key = "game:{main}"
-        due = int(stack.redis.call("HGET", key, "due")) - 20_000
+        due = int(stack.redis.call("HGET", key, "due")) - 1_100_000
         stack.redis.call("HSET", key, "due", str(due))
         for one in servers:
             assert one.receive() == {"info": "update"}
         after = int(stack.redis.call("HGET", key, "due"))
-        assert (after - due) % 2000 == 0
+        assert (after - due) % 100_000 == 0
         assert stack.redis.call("HGET", key, "newest") == "2"
-        assert after > due + 20_000 - 2000
+        assert after > due + 1_100_000 - 100_000
+
+    def test_a_clock_that_was_set_back(self, start_stack):
+        stack = start_stack(MINIGAME_SECRET=SECRET, STORE="redis", brokers=1)
+        one = server(stack)
+        start(stack, [one], period=2, offset=1)
+        stack.redis.call("HSET", "game:{main}", "due", str(int(time.time() * 1000) + 3_600_000))
+        assert one.receive(20) == {"info": "update"}
+
+    def test_what_redis_has_lost_is_told(self, start_stack):
+        stack = start_stack(MINIGAME_SECRET=SECRET, STORE="redis", brokers=1)
+        one = server(stack)
+        start(stack, [one])
+
+        # One broker, whose next ticks see it run.
+        def ticks():
+            stats = stack.redis.call("INFO", "commandstats")
+            return int(re.search(r"cmdstat_eval:calls=(\d+)", stats)[1])
+
+        before = ticks()
+        until("it has ticked", lambda: ticks() >= before + 2)
+        stack.redis.call("FLUSHALL")
+        until("it is told", lambda: " error games scheduler_gone " in stack.broker.log())
+        start(stack, [server(stack)])
 
     @pytest.mark.parametrize("lost", ["answer", "request"])
     def test_what_is_sent_twice_pays_once(self, start_stack, lost):
@@ -635,6 +665,104 @@ class TestCluster:
         stack.redis.call("HSET", "game:{main}", "newest", "1000")
         assert start(stack, [one])["id"] == "HLG-1001"
         assert stack.redis.call("EXISTS", "game:{main}:HLG-1") == 0
+
+
+class TestBrokenKeys:
+    """What is of a wrong type costs an error, and nothing is half done."""
+
+    def test_a_balance_that_is_no_number(self, start_stack):
+        stack = start_stack(MINIGAME_SECRET=SECRET, STORE="redis", brokers=1)
+        players(stack, "a", "b")
+        one = server(stack)
+        start(stack, [one])
+        balances = "game:{main}:balances"
+        stack.redis.call("HSET", balances, "dev-b", "12.50")
+        end = {"id": "HLG-1", "leaderboard": board("a", "b")}
+        assert one.ask("game_end", **end)["error"] == "the games are unavailable: try again"
+        assert stack.redis.call("HGETALL", balances) == ["dev-b", "12.50"]
+        assert "no whole number" in stack.broker.log()
+        stack.redis.call("HSET", balances, "dev-b", "-31205")
+        assert [place["balance"] for place in one.ask("game_end", **end)["data"]] == [432.0, -0.05]
+
+    def test_a_log_that_is_none(self, start_stack):
+        stack = start_stack(MINIGAME_SECRET=SECRET, STORE="redis", brokers=1)
+        one = server(stack)
+        start(stack, [one], period=1, offset=1)
+        stack.redis.call("SET", "game:{main}:log", "no stream")
+        until("it is noticed", lambda: "games cannot_tick" in stack.broker.log())
+        before = stack.redis.call("HGETALL", "game:{main}")
+        one.send("scheduler_stop")
+        while "error" not in (answer := one.receive()):
+            pass
+        assert answer["error"] == "the games are unavailable: try again"
+        assert stack.redis.call("HGETALL", "game:{main}") == before
+
+
+class TestAnsweredLater:
+    """Requests over HTTP that wait for Redis."""
+
+    def ask(self, stack, path="/api/gaming/events", method="GET", more=""):
+        connection = socket.create_connection(stack.broker.address(), 30)
+        connection.sendall(f"{method} {path} HTTP/1.1\r\nHost: x\r\n{more}\r\n".encode())
+        return connection
+
+    def test_whoever_has_gone_costs_nothing(self, start_stack):
+        stack = start_stack(MINIGAME_SECRET=SECRET, STORE="redis", brokers=1)
+        stack.redis.pause()
+        gone = [self.ask(stack) for _ in range(20)]
+        stays = self.ask(stack)
+        for connection in gone:
+            connection.close()
+        stack.redis.resume()
+        assert stays.makefile("rb").read().endswith(b"[]")
+        assert events(stack) == []
+
+    @pytest.mark.parametrize("more", ["Content-Length: 50\r\n", "Transfer-Encoding: chunked\r\n"])
+    def test_a_body_is_refused(self, start_stack, more):
+        stack = start_stack(MINIGAME_SECRET=SECRET, STORE="redis", brokers=1)
+        stack.redis.pause()
+        connections = [self.ask(stack, more=more) for _ in range(10)]
+        for connection in connections:
+            with contextlib.suppress(OSError):
+                connection.sendall(b"x" * 50)
+            with contextlib.suppress(ConnectionResetError):
+                assert connection.makefile("rb").read().startswith(b"HTTP/1.1 413 ")
+            connection.close()
+        stack.redis.resume()
+        until("it lives", lambda: stack.broker.http("/api/gaming/events").status == 200)
+
+    def test_many_questions_hold_up_no_game(self, start_stack):
+        stack = start_stack(MINIGAME_SECRET=SECRET, STORE="redis", brokers=1)
+        one = server(stack)
+        stack.redis.pause()
+        asking = [self.ask(stack) for _ in range(1010)]
+        answered = select.poll()
+        for connection in asking:
+            answered.register(connection, select.POLLIN)
+        until("ten have no place", lambda: len(answered.poll(0)) == 10)
+        one.send("scheduler_start")
+        stack.redis.resume()
+        assert one.receive() == {"info": "update"}
+        for connection in asking:
+            connection.close()
+
+    def test_it_is_answered_before_the_broker_ends(self, start_stack):
+        stack = start_stack(MINIGAME_SECRET=SECRET, STORE="redis", brokers=1)
+        stack.redis.pause()
+        waiting = self.ask(stack, "/api/webhook/minigame")
+        until("it has come", lambda: stack.broker.http("/healthz").status == 200)
+        stack.broker.signal(signal.SIGTERM)
+        until("it drains", lambda: " drain " in stack.broker.log())
+        stack.redis.resume()
+        assert waiting.makefile("rb").read().startswith(b"HTTP/1.1 200 ")
+        stack.broker.stop()
+
+    def test_head(self, stack):
+        answer = self.ask(stack, method="HEAD").makefile("rb").read()
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert answer.endswith(b"\r\n\r\n")
+        answer = self.ask(stack, "/api/webhook/minigame", method="HEAD").makefile("rb").read()
+        assert answer.startswith(b"HTTP/1.1 405 ")
 
 
 class TestLeavesNothing:

@@ -177,6 +177,11 @@ class TestSecrets:
         assert game_server("old") == {"error": "the secret is wrong"}
         assert game_server("new") == {"info": "connected"}
         assert (webhook("old"), webhook("new")) == (401, 200)
+        # Who came before the secret was taken away cannot get in without one.
+        waiting = stack.connect(path="/minigame")
+        stack.write_env_file({"MINIGAME_ALLOW_FROM": "10.9.9.9/32"})
+        reload(stack.broker)
+        assert waiting.ask("login", token="new") == {"error": "the secret is wrong"}
 
 
 class TestRefusals:

@@ -51,6 +51,16 @@ static void test_address_alone(void **state) {
     assert_int_equal(ask(&settings, "10.2.0.1", "Bearer anything"), ACCESS_FORBIDDEN);
 }
 
+static void test_open(void **state) {
+    struct settings open = with(PROFILE_DEV, NULL, ""), prod = with(PROFILE_PROD, NULL, ""),
+                    secret = with(PROFILE_DEV, "x", ""), address = with(PROFILE_DEV, NULL, "::1");
+    (void)state;
+    assert_true(access_is_open(&open));
+    assert_false(access_is_open(&prod));
+    assert_false(access_is_open(&secret));
+    assert_false(access_is_open(&address));
+}
+
 static void test_either(void **state) {
     struct settings settings = with(PROFILE_DEV, "s3cret", "10.1.0.0/16");
     (void)state;
@@ -98,6 +108,7 @@ int main(void) {
         cmocka_unit_test(test_secret_alone),
         cmocka_unit_test(test_address_alone),
         cmocka_unit_test(test_either),
+        cmocka_unit_test(test_open),
         cmocka_unit_test(test_neither),
         cmocka_unit_test(test_whether_there_is_one),
         cmocka_unit_test(test_no_secret_matches_nothing),

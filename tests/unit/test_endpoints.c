@@ -34,8 +34,10 @@ static void test_where_the_chat_is(void **state) {
 }
 
 static void test_health(void **state) {
-    static const struct endpoint_state any[] = {
-        {false, false}, {false, true}, {true, false}, {true, true}};
+    static const struct endpoint_state any[] = {{.draining = false},
+                                                {.ready = true},
+                                                {.draining = true},
+                                                {.draining = true, .ready = true}};
     (void)state;
     for (size_t i = 0; i < 4; i++)
         check(endpoint_get("/healthz", &any[i]), 200, "", "alive\n");
@@ -51,6 +53,24 @@ static void test_readiness(void **state) {
           "", "draining\n");
     check(endpoint_get("/readyz", &(struct endpoint_state){.ready = false, .draining = true}), 404,
           "", "draining\n");
+}
+
+static void test_live_paths(void **state) {
+    static const struct endpoint_state with = {.has_minigame = true}, without = {.ready = true};
+    enum games_verb verb;
+    (void)state;
+    assert_true(endpoint_is_live("/api/gaming/events", &verb));
+    assert_int_equal(verb, GAMES_NEWEST);
+    assert_true(endpoint_is_live("/api/webhook/minigame", &verb));
+    assert_int_equal(verb, GAMES_UPDATE);
+    assert_false(endpoint_is_live("/api/gaming/events/", &verb));
+    assert_false(endpoint_is_live("/api", &verb));
+    assert_true(endpoint_is_minigame("/minigame"));
+    assert_true(endpoint_is_minigame("/minigame/"));
+    assert_false(endpoint_is_minigame("/minigames"));
+    check(endpoint_get("/minigame", &with), 426, "Upgrade: websocket\r\n",
+          "{\"error\":\"this is a WebSocket: upgrade required\"}");
+    check(endpoint_get("/minigame", &without), 404, "", "{\"error\":\"not found\"}");
 }
 
 static void test_chat_without_upgrade(void **state) {
@@ -115,6 +135,7 @@ int main(void) {
         cmocka_unit_test(test_where_the_chat_is),
         cmocka_unit_test(test_health),
         cmocka_unit_test(test_readiness),
+        cmocka_unit_test(test_live_paths),
         cmocka_unit_test(test_chat_without_upgrade),
         cmocka_unit_test(test_not_found),
         cmocka_unit_test(test_wrong_method),
