@@ -57,7 +57,9 @@ struct redis {
     uv_timer_t check; /* deadlines */
     uv_timer_t pause; /* before the next attempt */
     uv_getaddrinfo_t *lookup;
-    char address[INET6_ADDRSTRLEN]; /* the last good one of the host; "": none yet */
+    struct addrinfo *addresses; /* of the host; NULL: none yet */
+    struct addrinfo *address;   /* the one that is tried, or is good; NULL: all were tried */
+    struct addrinfo *newer;     /* in their place once all were tried; NULL: they are the newest */
 };
 
 static void connect_now(struct redis *redis);
@@ -222,6 +224,8 @@ static void after_down(struct redis *redis) {
     redis->is_up = redis->is_dropping = false;
     if (redis->is_stopped)
         return;
+    if (!was_up && redis->address)
+        redis->address = redis->address->ai_next;
     if (redis->failures++ == 0 || strcmp(redis->told, redis->why) != 0) {
         /* A new reason is told, not every attempt. */
         log_warn("redis", "down", log_str("link", redis->name), log_str("why", redis->why));
@@ -452,19 +456,35 @@ static void open_context(struct redis *redis, const char *address) {
     greet(redis);
 }
 
+/* To the next of the host's addresses that are known. */
+static void connect_by_name(struct redis *redis) {
+    char text[INET6_ADDRSTRLEN] = "";
+    if (!redis->address && redis->newer) {
+        uv_freeaddrinfo(redis->addresses);
+        redis->addresses = redis->newer;
+        redis->newer = NULL;
+    }
+    if (!redis->address)
+        redis->address = redis->addresses;
+    getnameinfo(redis->address->ai_addr, redis->address->ai_addrlen, text, sizeof(text), NULL, 0,
+                NI_NUMERICHOST);
+    open_context(redis, text);
+}
+
 static void on_resolved(uv_getaddrinfo_t *lookup, int status, struct addrinfo *found) {
     struct redis *redis = lookup->data;
-    bool is_awaited = redis && !redis->address[0]; /* else it is for the next attempt */
-    if (redis) {
-        redis->lookup = NULL;
-        if (status == 0 && found)
-            getnameinfo(found->ai_addr, found->ai_addrlen, redis->address, sizeof(redis->address),
-                        NULL, 0, NI_NUMERICHOST);
-    }
-    uv_freeaddrinfo(found);
+    bool is_awaited = redis && !redis->addresses; /* else it is for a later attempt */
     free(lookup);
-    if (is_awaited && redis->address[0]) {
-        open_context(redis, redis->address);
+    if (redis)
+        redis->lookup = NULL;
+    if (redis && status == 0 && found) {
+        uv_freeaddrinfo(redis->newer);
+        redis->newer = found;
+    } else {
+        uv_freeaddrinfo(found);
+    }
+    if (is_awaited && redis->newer) {
+        connect_by_name(redis);
     } else if (is_awaited) {
         redis->why[0] = '\0';
         note_why(redis, "the host name does not resolve");
@@ -472,7 +492,7 @@ static void on_resolved(uv_getaddrinfo_t *lookup, int status, struct addrinfo *f
     }
 }
 
-/* Asks for the name's address; what hangs in the resolver hangs in one of its threads. */
+/* Asks for the name's addresses; what hangs in the resolver hangs in one of its threads. */
 static void look_up(struct redis *redis) {
     static const struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_ADDRCONFIG};
     if (redis->lookup)
@@ -493,8 +513,8 @@ static void connect_now(struct redis *redis) {
         return;
     }
     look_up(redis);
-    if (redis->address[0])
-        open_context(redis, redis->address);
+    if (redis->addresses)
+        connect_by_name(redis);
     else if (!redis->lookup)
         uv_timer_start(&redis->pause, on_pause_over, PAUSE_MAX_MS, 0);
 }
@@ -507,8 +527,12 @@ static void on_check(uv_timer_t *timer) {
         redis->failures = 0;
     if (!redis->is_up && now_ms(redis) >= redis->handshake_by_ms)
         redis_drop(redis, "no answer while connecting");
-    else if (redis->first && now_ms(redis) >= redis->first->deadline_ms)
-        redis_drop(redis, "no answer in time");
+    /* All of them: one that may take long can stand before one that may not. */
+    for (const struct pending *one = redis->first; one; one = one->next)
+        if (now_ms(redis) >= one->deadline_ms) {
+            redis_drop(redis, "no answer in time");
+            return;
+        }
 }
 
 /* ---- life ------------------------------------------------------------------------------------ */
@@ -551,5 +575,9 @@ void redis_stop(struct redis *redis) {
 }
 
 void redis_free(struct redis *redis) {
+    if (redis) {
+        uv_freeaddrinfo(redis->addresses);
+        uv_freeaddrinfo(redis->newer);
+    }
     free(redis);
 }

@@ -5,8 +5,9 @@
  * commands are pipelined, and each has a deadline. When anything goes wrong (refused, reset,
  * silence, a reply that cannot be) the connection is dropped: every pending command gets its
  * callback with NULL, then on_down is called, and after a pause of 50 ms to 1 s, growing and
- * random, it connects again. Never blocks: names are resolved by libuv's threads, and the last good
- * address is used meanwhile. Loop thread only.
+ * random, it connects again, to the next address of the host if this one was never up. Never
+ * blocks: names are resolved by libuv's threads, and the addresses known are used meanwhile. Loop
+ * thread only.
  */
 #ifndef HLCHAT_REDIS_H
 #define HLCHAT_REDIS_H
