@@ -12,7 +12,7 @@
 enum {
     LEASE_S = 30,
     REFRESH_MS = 10000,
-    REPLY_MS = 5000,
+    REPLY_MS = 2000,
     KEY_MAX = 128,
     SILENT_S = 20, /* a broker that has not refreshed for so long is taken off the list, and not
                       counted: right again within a lease */
@@ -29,7 +29,7 @@ struct presence {
     char nonce[32];
     int64_t refreshed_ms;
     bool with_names;
-    bool is_written; /* our set is in Redis, as far as we know */
+    bool is_written; /* our set is in Redis as it should be, as far as we know */
 };
 
 static struct metric online_all = {.name = "hlchat_users_online_all",
@@ -44,41 +44,68 @@ static struct redis_arg word(const char *text) {
     return (struct redis_arg){text, strlen(text)};
 }
 
-static void keep_alive(struct presence *presence, redis_cb callback) {
+/* To a command that changes our set: refused, it is written anew at the next refresh. */
+static void on_changed(void *user, const struct redis_value *reply) {
+    struct presence *presence = user;
+    if (redis_value_type(reply) == REDIS_FAILED)
+        presence->is_written = false;
+}
+
+/* Whether it was sent. */
+static bool change(struct presence *presence, const struct redis_arg *args, size_t count) {
+    if (redis_send(presence->redis, args, count, REPLY_MS, on_changed, presence) == CHAT_OK)
+        return true;
+    presence->is_written = false;
+    return false;
+}
+
+static bool keep_alive(struct presence *presence, redis_cb callback) {
     char lease[8];
     snprintf(lease, sizeof(lease), "%d", LEASE_S);
-    if (presence->with_names)
-        redis_send_words(presence->redis, REPLY_MS, NULL, NULL, "EXPIRE", presence->names, lease,
-                         NULL);
-    redis_send_words(presence->redis, REPLY_MS, callback, presence, "EXPIRE", presence->key, lease,
-                     NULL);
+    const struct redis_arg args[] = {word("EXPIRE"), word(presence->names), word(lease)};
+    if (presence->with_names && !change(presence, args, 3))
+        return false;
+    return redis_send_words(presence->redis, REPLY_MS, callback, presence, "EXPIRE", presence->key,
+                            lease, NULL) == CHAT_OK;
 }
 
-static void write_name(struct presence *presence, const struct user *user) {
-    if (presence->with_names)
-        redis_send_words(presence->redis, REPLY_MS, NULL, NULL, "HSET", presence->names, user->id,
-                         user->nickname, NULL);
+static bool write_name(struct presence *presence, const struct user *user) {
+    const struct redis_arg args[] = {word("HSET"), word(presence->names), word(user->id),
+                                     word(user->nickname)};
+    return !presence->with_names || change(presence, args, 4);
 }
 
-/* Writes the whole set, some users at a time. */
-static void write_all(struct presence *presence) {
+/* The whole set, some users at a time. */
+static bool write_users(struct presence *presence) {
     struct redis_arg args[SOME_MAX + 2] = {word("SADD"), word(presence->key)};
     size_t count = 2;
     const struct user *user, *next;
     HASH_ITER(hh, presence->users->_by_id, user, next) {
         if (user->connections == 0)
             continue;
+        if (!write_name(presence, user))
+            return false;
         args[count++] = word(user->id);
-        write_name(presence, user);
         if (count == sizeof(args) / sizeof(*args)) {
-            redis_send(presence->redis, args, count, REPLY_MS, NULL, NULL);
+            if (!change(presence, args, count))
+                return false;
             count = 2;
         }
     }
-    if (count > 2)
-        redis_send(presence->redis, args, count, REPLY_MS, NULL, NULL);
-    keep_alive(presence, NULL);
+    return count == 2 || change(presence, args, count);
+}
+
+/* In place of what is there, which may list users who have left: in one transaction, so that nobody
+   is missing meanwhile, and a Redis that refuses it keeps what it has. */
+static void write_all(struct presence *presence) {
+    const struct redis_arg begin[] = {word("MULTI")}, end[] = {word("EXEC")};
+    const struct redis_arg clear[] = {word("DEL"), word(presence->key), word(presence->names)};
+    if (!redis_is_up(presence->redis))
+        return;
     presence->is_written = true;
+    if (!change(presence, begin, 1) || !change(presence, clear, 3) || !write_users(presence) ||
+        !keep_alive(presence, NULL) || !change(presence, end, 1))
+        redis_drop(presence->redis, "no memory"); /* rather than stay in the transaction */
 }
 
 static void on_kept_alive(void *user, const struct redis_value *reply) {
@@ -125,23 +152,19 @@ void presence_tick(struct presence *presence, int64_t now_ms) {
     refresh(presence);
 }
 
-static void change(struct presence *presence, const char *command, const char *key,
-                   const char *user_id) {
-    if (redis_send_words(presence->redis, REPLY_MS, NULL, NULL, command, key, user_id, NULL) !=
-        CHAT_OK)
-        presence->is_written = false;
-}
-
 void presence_enter(struct presence *presence, const struct user *user) {
+    const struct redis_arg args[] = {word("SADD"), word(presence->key), word(user->id)};
     write_name(presence, user);
-    change(presence, "SADD", presence->key, user->id);
+    change(presence, args, 3);
     keep_alive(presence, NULL); /* this may have made the set */
 }
 
 void presence_leave(struct presence *presence, const struct user *user) {
-    change(presence, "SREM", presence->key, user->id);
+    const struct redis_arg set[] = {word("SREM"), word(presence->key), word(user->id)};
+    const struct redis_arg names[] = {word("HDEL"), word(presence->names), word(user->id)};
+    change(presence, set, 3);
     if (presence->with_names)
-        change(presence, "HDEL", presence->names, user->id);
+        change(presence, names, 3);
 }
 
 struct presence *presence_new(struct redis *redis, const struct users *users, const char *chat_name,

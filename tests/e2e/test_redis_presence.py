@@ -1,7 +1,9 @@
 """STORE=redis: who is online, over all brokers."""
 
 import re
+from functools import partial
 
+from redis_faults import out_of_memory
 from stack import until
 
 KEY = "chat:{main}"
@@ -56,6 +58,56 @@ class TestUsersOnline:
             "they are back",
             lambda: [{"dev-u0"}, {"dev-u1"}] == sorted_lists(stack),
         )
+
+
+class TestRedisIsNotThere:
+    """Or refuses: the lists are right again afterwards, with the names for /minigame."""
+
+    SETTINGS = {
+        "STORE": "redis",
+        "haproxy": False,
+        "api": False,
+        "relays": True,
+        "MINIGAME_SECRET": "s3cret",
+    }
+
+    def test_who_comes_while_redis_refuses(self, stack):
+        stack.connect("ann", direct=True)
+        until("ann is there", lambda: sorted_lists(stack) == [{"dev-ann"}])
+        until("the first refresh is over", lambda: stack.redis.call("ZCARD", f"{KEY}:brokers"))
+        refusing = out_of_memory(stack.redis)
+        next(refusing)
+        stack.connect("bob", direct=True)
+        for command in ("sadd", "hset"):
+            until(f"{command} was refused", partial(refused, stack.redis, command))
+        assert sorted_lists(stack) == [{"dev-ann"}]
+        next(refusing, None)
+        until("both are there", lambda: sorted_lists(stack) == [{"dev-ann", "dev-bob"}])
+        assert names(stack) == {"dev-ann": "ann", "dev-bob": "bob"}
+
+    def test_who_leaves_while_redis_is_away(self, stack):
+        stack.connect("cid", direct=True)
+        gone = stack.connect("dan", direct=True)
+        until("both are there", lambda: sorted_lists(stack) == [{"dev-cid", "dev-dan"}])
+        stack.broker.relay.target = lambda: None
+        stack.broker.relay.cut()
+        gone.close()
+        until("dan has left", lambda: stack.broker.metrics()["hlchat_users_online"] == 1)
+        stack.broker.relay.target = stack.redis.address
+        until("only cid is there", lambda: sorted_lists(stack) == [{"dev-cid"}])
+        assert names(stack) == {"dev-cid": "cid"}
+
+
+def refused(redis, command):
+    """Whether Redis ever refused such a command."""
+    stats = redis.call("INFO", "commandstats")
+    return re.search(rf"cmdstat_{command}:.*rejected_calls=[1-9]", stats)
+
+
+def names(stack):
+    (key,) = stack.redis.call("KEYS", f"{KEY}:names:*")
+    fields = stack.redis.call("HGETALL", key)
+    return dict(zip(fields[::2], fields[1::2], strict=True))
 
 
 class TestManyBrokers:
