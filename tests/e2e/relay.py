@@ -92,6 +92,15 @@ class Relay:
         """
         self._do(self._held.update, dict.fromkeys(directions, only))
 
+    def silence(self):
+        """Holds all of the connections there are; those that are made from now on are not held."""
+
+        def hush():
+            for link in self._links:
+                link.late = True
+
+        self._do(hush)
+
     def hold_at(self, pattern):
         """Once such bytes (a regular expression) are on their way up, as hold("up", "down"); then
         stopped() is true.
