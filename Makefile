@@ -154,8 +154,9 @@ bench: ## measure all, against the limit and against others, into docs/benchmark
 	@$(VENV)/bin/python tests/bench/compare.py --seconds $(BENCH_SECONDS) $(if $(filter quick,$(BENCH)),--quick)
 	@for bench in $(BENCHES); do "$$bench" || exit 1; done
 	@for round in 1 2 3; do \
-	    $(VENV)/bin/pytest -q -s -c tests/pyproject.toml tests/e2e/test_login_heavenland.py \
-	        -k test_a_thousand_users_at_once | grep '^1000 logins' || exit 1; \
+	    out=$$($(VENV)/bin/pytest -q -s -c tests/pyproject.toml tests/e2e/test_login_heavenland.py \
+	        -k test_a_thousand_users_at_once 2>&1) || { echo "$$out"; exit 1; }; \
+	    echo "$$out" | grep '^1000 logins'; \
 	done
 
 # What the fuzzers add to the corpus stays in build/fuzz, and so does what they find (crash-*), ready to become a seed.
