@@ -338,7 +338,8 @@ def test_fail_over_when_the_writer_does_not_know_what_others_have_read(chaos):
     writer, other = crowd.residents[2], crowd.residents[0]
     crowd.send(writer, 5)
     last = writer.session.sent[-1]
-    until("the others have read them", lambda: crowd.has(other, last), 1)
+    # The writer's messages wait for 5 s, and all of this has to happen in that time.
+    until("the others have read them", lambda: crowd.has(other, last), 3)
     crowd.say(other, 5)
     chaos.end(fail_over(chaos, last_is_late=True), **LOG_LOST)
 
