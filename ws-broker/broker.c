@@ -53,7 +53,7 @@ enum {
     GAMES_TICK_MS = 100,
     WEBHOOKS_PER_SECOND = 10,
     WEBHOOK_BURST = 20,
-    FILES_MAX = 1 << 20,   /* the library's tables are sized by the file limit */
+    FILES_USUAL = 1 << 16, /* see raise_file_limit() */
     FILES_RESERVED = 64,   /* for listeners, logs, health checks and the operators' port */
     FRAME_RATE_FACTOR = 4, /* frames that a connection may send for each message of its user */
     ENTRY_MAX = 256 << 10, /* bytes of the largest message that another broker may have stored */
@@ -524,13 +524,18 @@ static void on_signal(uv_signal_t *signal, int signum) {
 
 /* ---- the beginning --------------------------------------------------------------------------- */
 
-/* Takes all the descriptors that the system lets us have; returns how many that is. */
-static size_t raise_file_limit(void) {
+/* Takes the descriptors that MAX_CLIENTS needs, or FILES_USUAL, as far as the system lets us have
+ * them; returns how many that is. More would cost: libwebsockets has a table of that length, and as
+ * Debian builds it looks through all of it when a connection closes. */
+static size_t raise_file_limit(const struct settings *settings) {
     struct rlimit limit;
     if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
         return 1024;
-    rlim_t wanted = limit.rlim_max < FILES_MAX ? limit.rlim_max : FILES_MAX;
+    rlim_t needed = (rlim_t)settings->max_clients + FILES_RESERVED;
+    rlim_t wanted = needed > FILES_USUAL ? needed : FILES_USUAL;
     rlim_t before = limit.rlim_cur;
+    if (wanted > limit.rlim_max)
+        wanted = limit.rlim_max;
     limit.rlim_cur = wanted;
     if (setrlimit(RLIMIT_NOFILE, &limit) < 0)
         wanted = before;
@@ -770,7 +775,7 @@ struct broker *broker_new(struct settings *settings) {
     }
     uv_loop_configure(&broker->loop, UV_METRICS_IDLE_TIME);
     broker->settings = settings;
-    broker->files_max = raise_file_limit();
+    broker->files_max = raise_file_limit(settings);
     register_metrics(&broker->metrics);
     start_handles(broker);
     if (start(broker) == CHAT_OK)
