@@ -145,7 +145,7 @@ run_deb() {
 run_ansible() {
     local venv=$PWD/build/ansible/venv/bin
     one_test "ansible: ansible-lint" env -C ansible PATH="$venv:$PATH" \
-        ansible-lint --offline --profile production --quiet
+        ansible-lint --offline --profile production -q
     run_pytest ansible tests/ansible -s
 }
 

@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ pytest.register_assert_rewrite("playbook")
 from checker import check  # noqa: E402
 from crowd import Crowd  # noqa: E402
 from machines import Machines  # noqa: E402
+from trial import stored_in  # noqa: E402
 
 # What ends this from outside shall not leave machines behind.
 signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -24,9 +26,13 @@ def machines():
 
 @pytest.fixture
 def under_load():
-    """under_load(chat, what): what() while people talk; nobody may miss a word."""
+    """under_load(chat, what): what() while people talk; nobody may miss a word.
 
-    def while_they_talk(chat, what, *, per_second):
+    store: connects to the Redis that is the master at the end, where another one was at the begin:
+    what that had not been told yet was stored again, and is marked so.
+    """
+
+    def while_they_talk(chat, what, *, per_second, store=None):
         options = {"clients": 30, "talkers": 4, "token_of": chat.token_of}
         with Crowd(chat, per_second=per_second, **options) as crowd:
             crowd.begin()
@@ -34,6 +40,9 @@ def under_load():
             outcome = what()
             crowd.talk(until_back=5)
             run = crowd.finish()
+            if store:
+                with store() as redis:
+                    run = replace(run, **stored_in(redis))
             said = {frame for session in run.sessions for frame in session.frames}
             print(f"{len(said)} frames, closes {dict(crowd.closes)}, errors {dict(crowd.errors)}")
             print(f"{crowd.stayed()} of {len(crowd.members)} clients were not moved")

@@ -1,7 +1,8 @@
 """ansible/inventories/cluster: ten machines, one of them going down now and then."""
 
 import pytest
-from playbook import Chat, Site
+from playbook import PASSWORDS, Chat, Site
+from resp import Connection
 from stack import REPO, until
 
 pytestmark = pytest.mark.timeout(2400)
@@ -53,10 +54,10 @@ def test_install(machines, site, chat):
     assert chat.version() == f"v{VERSION}"
     people = [chat.connect(f"at {broker.name}", direct=broker) for broker in chat.brokers]
     people.append(chat.connect("anywhere"))
-    for speaker in people:
-        speaker.send("message", message="hello")
+    for number, speaker in enumerate(people):
+        speaker.send("message", message=f"hello {number}")
         for person in people:
-            assert person.receive()["message"] == "hello"
+            assert person.receive()["message"] == f"hello {number}"
     assert master(machines) == machines["redis1"].address
 
 
@@ -84,8 +85,17 @@ def test_downgrade_and_redis_settings_while_people_talk(
     machines, site, chat_without_the_first, chat, under_load
 ):
     """Redis' too, so that each is restarted; the master is another one by then."""
+
+    def redis():
+        connection = Connection((until("the Sentinels agree", lambda: master(machines)), 6379))
+        connection.call("AUTH", PASSWORDS["admin"])
+        return connection
+
     under_load(
-        chat_without_the_first, lambda: site.succeeds(redis_maxmemory="200mb"), per_second=0.15
+        chat_without_the_first,
+        lambda: site.succeeds(redis_maxmemory="200mb"),
+        per_second=0.15,
+        store=redis,
     )
     assert chat.version() == f"v{VERSION}"
     assert until("the Sentinels agree", lambda: master(machines)) != machines["redis1"].address
