@@ -188,12 +188,12 @@ test-deb: ## install, upgrade, remove the packages on fresh Debian 12 and 13 mac
 
 ANSIBLE := build/ansible/venv
 .PHONY: test-ansible
-test-ansible: ## run the playbook of ansible/ against machines that it boots, about 20 minutes: needs root
+test-ansible: ## run the playbook of ansible/ on machines that it boots (DEBIAN=12 or 13), about 10 minutes: needs root
 	@[ "$$(id -u)" = 0 ] || { echo "make test-ansible boots machines in roots of Debian: run it as root" >&2; exit 1; }
 	@shared/scripts/deps.sh check deb root ansible
 	@+$(MAKE) --no-print-directory --silent $(VENV)/stamp $(ANSIBLE)/stamp
-	@tests/ansible/debs.sh
-	@tests/run.sh ansible
+	@DEBIAN=$(DEBIAN) tests/ansible/debs.sh
+	@DEBIAN=$(DEBIAN) tests/run.sh ansible
 $(ANSIBLE)/stamp: tests/ansible/requirements.txt
 	@echo "installing Ansible into $(ANSIBLE)"
 	@rm -rf $(ANSIBLE) && python3 -m venv $(ANSIBLE)

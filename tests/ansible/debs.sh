@@ -1,19 +1,22 @@
 #!/usr/bin/env bash
 # The packages that the test installs, into build/ansible/debs: of the last commit in its version, in
-# a higher one (+next), and in one whose broker cannot start (+broken).
+# a higher one (+next), and in one whose broker cannot start (+next.broken).
+#   DEBIAN   12 or 13; this machine's when not set
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 debs=build/ansible/debs
-commit=$(git rev-parse HEAD)
-[[ ! -e $debs/commit || $(<"$debs/commit") != "$commit" ]] || exit 0
+release=${DEBIAN:-$(sed -n 's/^VERSION_ID="\?\([0-9]*\).*/\1/p' /etc/os-release)}
+made_of="$(git rev-parse HEAD) for $release"
+[[ ! -e $debs/made-of || $(<"$debs/made-of") != "$made_of" ]] || exit 0
 rm -rf "$debs"
 mkdir -p "$debs"
 version=$(<VERSION)
 
 for built in "$version" "$version+next"; do
-    DEB_VERSION=$built shared/scripts/deb.sh
-    mv build/deb/*_"$built"-*.deb "$debs"
+    DEB_VERSION=$built shared/scripts/deb.sh "$release"
+    cp build/deb/*_"$built"-*deb"$release"_*.deb "$debs"
 done
+rm build/deb/*_"$version+next"-*.deb
 
 for deb in "$debs"/*_"$version+next"-*.deb; do
     tree=$(mktemp -d "$debs/tree.XXXXXX")
@@ -26,4 +29,4 @@ for deb in "$debs"/*_"$version+next"-*.deb; do
     dpkg-deb --root-owner-group --build "$tree" "${deb/+next/+next.broken}" >/dev/null
     rm -rf "$tree"
 done
-echo "$commit" >"$debs/commit"
+echo "$made_of" >"$debs/made-of"

@@ -5,8 +5,9 @@
         machines["broker1"].address                      # from the test, and from each other
         machines["broker1"].run("systemctl", "is-active", "ssh")
 
-They share one root, read-only below an overlay each, of this machine's release. They reach nobody
-but each other and the test: apt finds its packages in /srv/packages, which is filled beforehand.
+They share one root, read-only below an overlay each, of this machine's release or DEBIAN's. They
+reach nobody but each other and the test: apt finds its packages in /srv/packages, which is filled
+beforehand.
 """
 
 import os
@@ -22,7 +23,8 @@ from stack import REPO, until
 WORK = REPO / "build" / "ansible"
 DEBS = WORK / "debs"
 BOOT_S = 60
-RELEASE = re.search(r'VERSION_ID="(\d+)', Path("/etc/os-release").read_text())[1]
+HERE = re.search(r'VERSION_ID="(\d+)', Path("/etc/os-release").read_text())[1]
+RELEASE = os.environ.get("DEBIAN") or HERE
 ROOT = REPO / "build" / "root" / f"{RELEASE}-machine"
 IN_ROOT = ["systemd", "systemd-sysv", "dbus", "openssh-server", "iproute2", "python3-apt"]
 PACKAGES = ["haproxy", "redis-server", "redis-sentinel", "keepalived"]  # and what hlchat needs
