@@ -233,9 +233,10 @@ class TestRate:
         )
 
     def test_what_is_over_the_burst_is_refused_with_the_wait(self, stack):
+        began = time.monotonic()
         passed, refused = self.burst(stack.connect("hasty"), 10)
         assert passed[:3] == ["0", "1", "2"]
-        assert len(refused) >= 5  # a slow machine may pass one or two more
+        assert len(passed) <= 3 + time.monotonic() - began
         assert all(re.search(r"\d", error) for error in refused)
 
     def test_nobody_gets_what_was_refused(self, stack):
@@ -257,19 +258,21 @@ class TestRate:
         assert "message" in client.ask("message", message="now")
 
     def test_one_user_has_one_rate_on_all_connections(self, stack):
+        began = time.monotonic()
         one, two = stack.connect("both"), stack.connect("both")
-        self.burst(one, 10)
+        first, _ = self.burst(one, 10)
         two.barrier()
-        passed, _ = self.burst(two, 4)
-        assert len(passed) < 3
+        second, _ = self.burst(two, 4)
+        assert len(first + second) <= 3 + time.monotonic() - began
 
     def test_a_new_connection_gets_no_new_burst(self, stack):
+        began = time.monotonic()
         one = stack.connect("again")
-        self.burst(one, 10)
+        first, _ = self.burst(one, 10)
         one.close()
         two = stack.connect("again")
-        passed, _ = self.burst(two, 4)
-        assert len(passed) < 3
+        second, _ = self.burst(two, 4)
+        assert len(first + second) <= 3 + time.monotonic() - began
 
     def test_refused_requests_use_nothing_up(self, stack):
         client = stack.connect("clumsy")
@@ -280,9 +283,10 @@ class TestRate:
         assert len(passed) == 3
 
     def test_the_default_is_a_burst_of_twenty(self, start_stack):
-        passed, refused = self.burst(start_stack(api=False).connect("default"), 60)
+        stack, began = start_stack(api=False), time.monotonic()
+        passed, _ = self.burst(stack.connect("default"), 60)
         assert passed[:20] == [str(i) for i in range(20)]
-        assert len(refused) > 20
+        assert len(passed) <= 20 + 5 * (time.monotonic() - began)
 
     def test_zero_is_no_limit(self, start_stack):
         stack = start_stack(api=False, RATE_MESSAGES=0, RATE_BURST=1)
