@@ -105,10 +105,12 @@ class TestConnectRate:
     SETTINGS = {"CONNECT_RATE_PER_ADDRESS": 2, "api": False}
 
     def test_too_many_at_once_get_429_and_others_do_not(self, stack):
+        began = time.monotonic()
         attempts = [ask_in(stack, address="203.0.113.1") for _ in range(30)]
+        took = time.monotonic() - began
         refusals = [client for client in attempts if client.status != 101]
         assert attempts[0].status == 101
-        assert len(refusals) >= 10
+        assert len(attempts) - len(refusals) <= 4 + 2 * took  # the burst is for two seconds
         for client in refusals:
             refused(client, 429)
         assert ask_in(stack, address="203.0.113.2").status == 101
