@@ -3,7 +3,8 @@
 # has it at once, by its admin socket and without a reload, so no connection ends; and the file that
 # HAProxy reads at its start is replaced.
 #
-#   deploy-certificate.sh [CHAIN KEY]      both PEM; when not given, certbot's $RENEWED_LINEAGE
+#   deploy-certificate.sh [CHAIN KEY | -]   both PEM; -: on standard input, one after the other;
+#                                           when not given, certbot's $RENEWED_LINEAGE
 #
 # From the environment, with the values that HAProxy has:
 #
@@ -11,7 +12,9 @@
 #   RUN_DIR    where admin.sock is; /run/haproxy when not set
 #
 # Exit 0: HAProxy has it. Exit 1: it has not, and one line says why and what is stored. What is
-# stored is complete at any time, and for its owner alone. Needs openssl and socat.
+# stored is complete at any time; a new file is for its owner alone, one that was there keeps its
+# owner, group and mode, and where it is a link, what it leads to is replaced. Needs openssl and
+# socat.
 set -euo pipefail
 
 fail() {
@@ -21,13 +24,23 @@ fail() {
 
 # ---- what, and where to --------------------------------------------------------------------------
 
+usage="usage: deploy-certificate.sh CHAIN KEY"
+umask 077
+given='' new=''
+trap 'rm -f "$given" "$new"' EXIT
 case $# in
 0)
-    [[ -n ${RENEWED_LINEAGE-} ]] || fail "usage: deploy-certificate.sh CHAIN KEY"
+    [[ -n ${RENEWED_LINEAGE-} ]] || fail "$usage"
     chain=$RENEWED_LINEAGE/fullchain.pem key=$RENEWED_LINEAGE/privkey.pem
     ;;
+1)
+    [[ $1 = - ]] || fail "$usage"
+    given=$(mktemp)
+    cat >"$given"
+    chain=$given key=$given
+    ;;
 2) chain=$1 key=$2 ;;
-*) fail "usage: deploy-certificate.sh CHAIN KEY" ;;
+*) fail "$usage" ;;
 esac
 file=${TLS_CERT-} socket=${RUN_DIR:-/run/haproxy}/admin.sock
 # HAProxy knows the certificate by this name; some characters mean something on its socket.
@@ -56,13 +69,18 @@ openssl x509 -in "$chain" -noout -checkend 0 >/dev/null ||
 
 # ---- the file, beside the old one ----------------------------------------------------------------
 
-umask 077
+# HAProxy knows it as $file.
+stored=$(readlink -f "$file") || fail "cannot write to ${file%/*}"
 # In a folder HAProxy passes over what begins with a dot.
-new=$(mktemp "${file%/*}/.${file##*/}.XXXXXX") || fail "cannot write to ${file%/*}"
-trap 'rm -f "$new"' EXIT
+new=$(mktemp "${stored%/*}/.${stored##*/}.XXXXXX") || fail "cannot write to ${stored%/*}"
+sources=("$chain")
+[[ $key = "$chain" ]] || sources+=("$key")
 # Only the blocks: an empty line would end the text on the socket.
-sed -n '/^-----BEGIN/,/^-----END/s/\r*$//p' "$chain" "$key" >"$new"
-[[ ! -e $file ]] || chown --reference="$file" "$new"
+sed -n '/^-----BEGIN/,/^-----END/s/\r*$//p' "${sources[@]}" >"$new"
+if [[ -e $stored ]]; then
+    chown --reference="$stored" "$new"
+    chmod --reference="$stored" "$new"
+fi
 sync "$new"
 
 # ---- HAProxy first, then the file ----------------------------------------------------------------
@@ -72,8 +90,8 @@ ask() { # command: HAProxy's answer. Not an argument of socat, which all could s
 }
 
 store() {
-    mv -f "$new" "$file"
-    sync "${file%/*}"
+    mv -f "$new" "$stored"
+    sync "${stored%/*}"
 }
 
 if ! known=$(ask "show ssl cert"); then

@@ -3,8 +3,10 @@
 import os
 import re
 import subprocess
+import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from certificate import make_certificate, serial_of
@@ -90,7 +92,7 @@ def test_open_connections_stay_and_new_ones_see_it(start_stack, site):
         assert http2.request("GET", "/api")[0] == 200
     assert processes() == before
 
-    # It is the file's owner's alone, nothing else is left, and the next start reads it.
+    # Its mode is what it was, nothing else is left, and the next start reads it.
     assert site.file.stat().st_mode & 0o777 == 0o600
     assert list(site.file.parent.iterdir()) == [site.file]
     stack.haproxy.reload()
@@ -128,6 +130,129 @@ def test_of_certbot_into_a_folder(start_stack, site):
         result = site.deploy(stack, TLS_CERT=folder, RENEWED_LINEAGE=lineage)
         assert result.returncode == 0, result.stderr
         assert serving(stack) == new == serial_of(site.file)
+
+
+def hook(number):
+    """A script of docs/tls.md."""
+    text = (REPO / "docs" / "tls.md").read_text()
+    found = re.findall(r"^    #!/bin/sh\n(?:(?:    .*)?\n)+", text, re.MULTILINE)
+    return re.sub(r"^    ", "", found[number], flags=re.MULTILINE)
+
+
+class TestHooks:
+    """As they are documented, but for the paths."""
+
+    @pytest.fixture
+    def hosts(self, start_stack, tmp_path):
+        """(site, stack) of two hosts."""
+        made = []
+        for name in ("one", "two"):
+            (tmp_path / name).mkdir()
+            site = Site(tmp_path / name)
+            made.append((site, start_stack(TLS_CERT=site.file, api=False)))
+        return made
+
+    def run(self, number, site, stack, *, hosts=None, path=os.environ["PATH"]):
+        text = hook(number)
+        for old, new in (
+            ("/usr/share/hlchat/haproxy/deploy-certificate.sh", SCRIPT),
+            ("/etc/haproxy/hlchat.pem", site.file),
+            ("/run/haproxy", stack.folder),
+            *([("haproxy2", hosts)] if hosts else []),
+        ):
+            assert text.count(old) == 1
+            text = text.replace(old, str(new))
+        file = site.chain.with_name("hook")
+        file.write_text(text)
+        file.chmod(0o755)
+        return subprocess.run(
+            [file], env={"PATH": path, "RENEWED_LINEAGE": str(site.chain.parent)},
+            check=False, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+
+    def ssh(self, folder, hosts):
+        """A PATH with an ssh that runs what it is told with the second host's paths."""
+        (first, first_stack), (second, second_stack) = hosts
+        file = folder / "bin" / "ssh"
+        file.parent.mkdir()
+        file.write_text(
+            "#!/bin/sh\n"
+            '[ "$#:$1:$2" = 4:-o:BatchMode=yes ] || exit 99\n'
+            'if [ "$3" = away ]; then echo "ssh: no route to $3" >&2; exit 255; fi\n'
+            f"""command=$(printf '%s' "$4" | sed 's|{first.file}|{second.file}|"""
+            f"""; s|{first_stack.folder}|{second_stack.folder}|')\n"""
+            'exec sh -c "$command"\n'
+        )
+        file.chmod(0o755)
+        return f"{file.parent}:{os.environ['PATH']}"
+
+    def test_of_one_host(self, hosts):
+        site, stack = hosts[0]
+        new = site.renewed()
+        done = self.run(0, site, stack)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert serving(stack) == new
+
+    def test_of_several(self, hosts, tmp_path):
+        site, stack = hosts[0]
+        other, other_stack = hosts[1]
+        path = self.ssh(tmp_path, hosts)
+        new = site.renewed()
+        done = self.run(1, site, stack, path=path)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert serving(stack) == serving(other_stack) == serial_of(other.file) == new
+        assert list(other.file.parent.iterdir()) == [other.file]
+
+        # One that cannot be reached, and then our own: it is told, and the next one has its turn.
+        new = site.renewed()
+        done = self.run(1, site, stack, hosts="away haproxy2", path=path)
+        assert done.returncode == 1
+        assert "away: the certificate is not in use" in done.stderr
+        assert serving(stack) == serving(other_stack) == new
+        stack.haproxy.stop()
+        new = site.renewed()
+        done = self.run(1, site, stack, path=path)
+        assert done.returncode == 1
+        assert "no HAProxy answers" in done.stderr
+        assert serving(other_stack) == new
+
+        # What is no certificate changes nothing.
+        site.chain.write_text("junk\n")
+        done = self.run(1, site, stack, path=path)
+        assert done.returncode == 1
+        assert "haproxy2: the certificate is not in use" in done.stderr
+        assert serving(other_stack) == serial_of(other.file) == new
+
+
+def test_owner_and_mode_stay_and_a_link_too(start_stack, site):
+    """For a HAProxy that never was root: the file is its group's to read."""
+    with tempfile.TemporaryDirectory() as folder:
+        stored = Path(folder) / "stored.pem"
+        stored.write_bytes(site.file.read_bytes())
+        site.file.unlink()
+        site.file.symlink_to(stored)
+        stored.chmod(0o640)
+        if os.geteuid() == 0:
+            Path(folder).chmod(0o755)
+            os.chown(stored, 65531, 65532)
+        before = stored.stat()
+        stack = start_stack(TLS_CERT=site.file)
+        new = site.renewed()
+        result = site.deploy(stack, site.chain, site.key)
+        assert (result.returncode, result.stderr) == (0, "")
+        assert serving(stack) == new == serial_of(stored)
+        assert site.file.readlink() == stored
+        assert list(Path(folder).iterdir()) == [stored]
+        after = stored.stat()
+        assert [after.st_mode, after.st_uid, after.st_gid] == [
+            before.st_mode, before.st_uid, before.st_gid,
+        ]  # fmt: skip
+        if os.geteuid() == 0:
+            read = subprocess.run(
+                ["cat", stored], user=65533, group=65532, extra_groups=[],
+                check=True, capture_output=True, timeout=20,
+            )  # fmt: skip
+            assert read.stdout == stored.read_bytes()
 
 
 class TestRefused:
