@@ -77,7 +77,7 @@ int main(int argc, char **argv) {
     struct settings settings;
     int status = EXIT_SUCCESS;
 
-    switch (settings_load(&settings, PROGRAM_API, argc, argv, environ, stdout, stderr)) {
+    switch (settings_load(&settings, PROGRAM_API, argc, argv, environ, NULL, stdout, stderr)) {
     case SETTINGS_RUN:
         status = run(&settings);
         break;

@@ -185,6 +185,7 @@ struct settings_origin {
 struct loader {
     struct settings *settings;
     enum settings_program program;
+    settings_check_cb check;
     FILE *err;
     enum mode mode;
     bool is_reload;
@@ -820,6 +821,17 @@ static void print_config(const struct loader *loader, FILE *out) {
     }
 }
 
+static enum settings_result do_check(const struct loader *loader, FILE *out) {
+    char error[SETTINGS_ERROR_MAX];
+
+    if (loader->check && loader->check(loader->settings, error) != CHAT_OK) {
+        complain(loader, "%s", error);
+        return SETTINGS_BAD;
+    }
+    fprintf(out, "%s: the settings are valid\n", program_name(loader->program));
+    return SETTINGS_DONE;
+}
+
 static enum settings_result do_mode(const struct loader *loader, FILE *out) {
     switch (loader->mode) {
     case MODE_RUN:
@@ -831,8 +843,7 @@ static enum settings_result do_mode(const struct loader *loader, FILE *out) {
         fprintf(out, "%s %s\n", program_name(loader->program), chat_version());
         break;
     case MODE_CHECK:
-        fprintf(out, "%s: the settings are valid\n", program_name(loader->program));
-        break;
+        return do_check(loader, out);
     case MODE_PRINT_CONFIG:
         print_config(loader, out);
         break;
@@ -870,8 +881,9 @@ static int load_from(struct loader *loader, int argc, char **argv, char **env) {
 }
 
 enum settings_result settings_load(struct settings *settings, enum settings_program program,
-                                   int argc, char **argv, char **env, FILE *out, FILE *err) {
-    struct loader loader = {.settings = settings, .program = program, .err = err};
+                                   int argc, char **argv, char **env, settings_check_cb check,
+                                   FILE *out, FILE *err) {
+    struct loader loader = {.settings = settings, .program = program, .check = check, .err = err};
 
     memset(settings, 0, sizeof(*settings));
     if (each_option(&loader, argc, argv, take_mode) != CHAT_OK)

@@ -82,17 +82,22 @@ enum settings_result {
     SETTINGS_BAD = 2, /* one line was written to `err`: exit 2 */
 };
 
+enum { SETTINGS_ERROR_MAX = 512 };
+
+/** What --check asks the program, whose start looks closer at what settings name. Anything but
+ * CHAT_OK, with one line in `error`: the start would fail. */
+typedef int (*settings_check_cb)(const struct settings *settings, char error[SETTINGS_ERROR_MAX]);
+
 /**
  * Loads the settings of `program` from the command line, files and `environ`-style `env`.
- * What was asked for goes to `out`, a refusal to `err`. `settings` needs settings_deinit() whatever
- * the result.
+ * What was asked for goes to `out`, a refusal to `err`. `check` may be NULL. `settings` needs
+ * settings_deinit() whatever the result.
  */
 enum settings_result settings_load(struct settings *settings, enum settings_program program,
-                                   int argc, char **argv, char **env, FILE *out, FILE *err);
+                                   int argc, char **argv, char **env, settings_check_cb check,
+                                   FILE *out, FILE *err);
 
 void settings_deinit(struct settings *settings);
-
-enum { SETTINGS_ERROR_MAX = 512 };
 
 /** Makes ready for new values that are about to be taken. Texts that may change while the program
  * runs stay where they are until the next reload. Anything but CHAT_OK, with one line in `error`:

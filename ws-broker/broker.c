@@ -579,6 +579,12 @@ static struct verifier_options verifier_options(const struct settings *settings)
 
 _Static_assert(VERIFIER_ERROR_MAX <= (int)SETTINGS_ERROR_MAX, "its errors fit");
 
+int broker_check(const struct settings *settings, char error[SETTINGS_ERROR_MAX]) {
+    return settings->identity == IDENTITY_DEV
+               ? CHAT_OK
+               : verifier_check_files(settings->jwt_public_key_file, error);
+}
+
 /* Keys are read whether their setting has changed or not: their files may have. */
 static int prepare_reload(void *user, const struct settings *next, char error[SETTINGS_ERROR_MAX]) {
     struct broker *broker = user;

@@ -4,8 +4,12 @@
 #ifndef HLCHAT_BROKER_H
 #define HLCHAT_BROKER_H
 
+#include "shared/settings.h"
+
 struct broker;
-struct settings;
+
+/** settings_check_cb: whether the files with keys can be used. */
+int broker_check(const struct settings *settings, char error[SETTINGS_ERROR_MAX]);
 
 /** Makes all parts and starts to listen. `settings` are borrowed, and change at SIGHUP. NULL: the
  * reason was logged. */

@@ -20,7 +20,7 @@ static void keep_memory_private(void) {
 int main(int argc, char **argv) {
     struct settings settings;
     enum settings_result loaded =
-        settings_load(&settings, PROGRAM_BROKER, argc, argv, environ, stdout, stderr);
+        settings_load(&settings, PROGRAM_BROKER, argc, argv, environ, broker_check, stdout, stderr);
     if (loaded != SETTINGS_RUN) {
         settings_deinit(&settings);
         return loaded == SETTINGS_DONE ? EXIT_SUCCESS : 2;

@@ -71,6 +71,13 @@ static int load_pems(struct keyring *ring, const char *list, char error[VERIFIER
     return CHAT_OK;
 }
 
+int verifier_check_files(const char *pem_files, char error[VERIFIER_ERROR_MAX]) {
+    struct keyring ring = {0};
+    int status = load_pems(&ring, pem_files, error);
+    keyring_clear(&ring);
+    return status;
+}
+
 /* ---- the key set ----------------------------------------------------------------------------- */
 
 static void unpark(struct verifier *verifier) {

@@ -42,6 +42,9 @@ struct verifier_options {
 struct verifier *verifier_new(const struct verifier_options *options, int64_t now_ms);
 enum { VERIFIER_ERROR_MAX = 512 };
 
+/** Whether verifier_new() can use these files. CHAT_EINVAL: `error` says which it cannot. */
+int verifier_check_files(const char *pem_files, char error[VERIFIER_ERROR_MAX]);
+
 /** Reads the files again, and has the key set fetched anew; that of the same URL is used meanwhile.
  * Texts are borrowed, in place of the old ones. CHAT_EINVAL: a file cannot be used, `error` says
  * which; then nothing has changed. */

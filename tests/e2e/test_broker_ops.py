@@ -8,6 +8,7 @@ import subprocess
 from datetime import UTC, datetime
 
 import pytest
+from jwt_tokens import signing_key
 from stack import BUILD, REPO, SANITIZED, until
 
 
@@ -406,6 +407,20 @@ class TestCommandLine:
 
     def test_check(self):
         assert self.run("--check").returncode == 0
+
+    def test_check_reads_the_keys(self, tmp_path):
+        good, bad = tmp_path / "good.pem", tmp_path / "bad.pem"
+        signing_key("key").write_public(good)
+        bad.write_text("junk\n")
+        files = {"JWT_PUBLIC_KEY_FILE": f"{good}, {bad}"}
+        result = self.run("--check", IDENTITY="jwt", **files)
+        assert (result.returncode, result.stdout) == (2, "")
+        assert re.fullmatch(f"ws-broker: JWT_PUBLIC_KEY_FILE: {bad}: [^\n]+\n", result.stderr), (
+            result.stderr
+        )
+        assert self.run("--check", IDENTITY="dev", **files).returncode == 0  # which has no use
+        bad.write_bytes(good.read_bytes())
+        assert self.run("--check", IDENTITY="jwt", **files).returncode == 0
 
     @pytest.mark.parametrize(
         ("name", "value"),

@@ -23,6 +23,7 @@ struct load {
     enum settings_program program;
     const char *flags[WORDS_MAX]; /* NULL ends them */
     const char *env[WORDS_MAX];
+    settings_check_cb check;
     char *argv[WORDS_MAX + 2]; /* for a reload, too */
     enum settings_result result;
     struct settings settings;
@@ -45,8 +46,9 @@ static void run_load(struct load *load) {
     FILE *out = tmpfile(), *err = tmpfile();
     assert_non_null(out);
     assert_non_null(err);
-    load->result = settings_load(&load->settings, load->program ? load->program : PROGRAM_BROKER,
-                                 argc, load->argv, (char **)(uintptr_t)load->env, out, err);
+    load->result =
+        settings_load(&load->settings, load->program ? load->program : PROGRAM_BROKER, argc,
+                      load->argv, (char **)(uintptr_t)load->env, load->check, out, err);
     read_back(out, load->out, sizeof(load->out));
     read_back(err, load->err, sizeof(load->err));
 }
@@ -727,6 +729,24 @@ static void check_says_one_line(void **state) {
                          "from 1 to 1000000");
 }
 
+static int dislikes_it(const struct settings *settings, char error[SETTINGS_ERROR_MAX]) {
+    snprintf(error, SETTINGS_ERROR_MAX, "CHAT_NAME: I do not like %s", settings->chat_name);
+    return CHAT_EINVAL;
+}
+
+static void check_asks_the_program_too(void **state) {
+    (void)state;
+    LOAD(refused, .flags = {"--check"}, .env = {"CHAT_NAME=blue"}, .check = dislikes_it);
+    assert_refused(&refused, "ws-broker: CHAT_NAME: I do not like blue");
+    LOAD(bad, .flags = {"--check"}, .env = {"CHAT_NAME=\t"}, .check = dislikes_it);
+    assert_int_equal(bad.result, SETTINGS_BAD);
+    assert_null(strstr(bad.err, "I do not like"));
+    settings_deinit(&bad.settings);
+    LOAD(start, .check = dislikes_it);
+    assert_runs(&start); /* which finds out itself */
+    settings_deinit(&start.settings);
+}
+
 static void version_and_help_are_always_answered(void **state) {
     char line[64];
 
@@ -955,6 +975,7 @@ int main(void) {
         cmocka_unit_test(history_fits_the_log),
         cmocka_unit_test(a_frame_holds_the_longest_message),
         cmocka_unit_test(check_says_one_line),
+        cmocka_unit_test(check_asks_the_program_too),
         cmocka_unit_test(version_and_help_are_always_answered),
         cmocka_unit_test(help_names_each_setting_of_the_program),
         WITH_FILE(printed_config_can_be_read_back),

@@ -217,8 +217,9 @@ static void test_pem_files(void **state) {
     assert_int_equal(ask(token_unnamed), VERIFIER_VALID);
 }
 
-/* Each of them says so in the log. */
+/* Each of them says so in the log; and who asks before is told. */
 static void test_pem_files_refused(void **state) {
+    char error[VERIFIER_ERROR_MAX];
     char *second = text_of("%s,/nonexistent/key.pem", pem_path);
     const char *lists[] = {"/nonexistent/key.pem", "/", "/dev/null", second};
     (void)state;
@@ -226,8 +227,12 @@ static void test_pem_files_refused(void **state) {
         start(lists[i], JWKS_URL);
         assert_null(verifier);
         assert_int_equal(stub_open(), 0);
+        assert_int_equal(verifier_check_files(lists[i], error), CHAT_EINVAL);
+        assert_non_null(strstr(error, "JWT_PUBLIC_KEY_FILE: /"));
     }
     free(second);
+    assert_int_equal(verifier_check_files(pem_path, error), CHAT_OK);
+    assert_int_equal(verifier_check_files(NULL, error), CHAT_OK);
 }
 
 /* None is cut: a key at its end would be missing without a word. */
