@@ -2,6 +2,7 @@
  * The way a message travels, by function name. Every arrow is a call, and none goes back up but by
  * a callback that was given.
  *
+ *   request ─> ws.c on_lws ─> on_request (here) ─> entrance_ask: may it come in, and to which chat?
  *   socket ─> ws.c on_lws ─> conn_feed ─> on_text (here)
  *     ─> dispatch_text ─> rate_take, proto_parse ─> handle_message ─> proto_message_json
  *     ─> chatlog_append ─────────────────────────────────────────── the log's order is made here
@@ -38,8 +39,8 @@
 #include "ws-broker/conn.h"
 #include "ws-broker/dispatch.h"
 #include "ws-broker/drain.h"
+#include "ws-broker/entrance.h"
 #include "ws-broker/fanout.h"
-#include "ws-broker/forwarded.h"
 #include "ws-broker/games.h"
 #include "ws-broker/http.h"
 #include "ws-broker/identity_secret.h"
@@ -51,8 +52,6 @@
 enum {
     TICK_MS = 1000,
     GAMES_TICK_MS = 100,
-    WEBHOOKS_PER_SECOND = 10,
-    WEBHOOK_BURST = 20,
     FILES_USUAL = 1 << 16, /* see raise_file_limit() */
     FILES_RESERVED = 64,   /* for listeners, logs, health checks and the operators' port */
     FRAME_RATE_FACTOR = 4, /* frames that a connection may send for each message of its user */
@@ -84,7 +83,7 @@ struct broker {
     struct chat group;     /* the game servers'; without a log there is none, and no /minigame */
     struct chat *chats[2]; /* both of them, or one */
     size_t chat_count;
-    struct rate webhook_rate; /* of GET /api/webhook/minigame */
+    struct entrance entrance;
     struct metrics metrics;
     uint64_t turn_ended_ns, idle_ns; /* for the loop's lag */
     struct drain drain;
@@ -96,17 +95,6 @@ static struct metric connections = {
     .name = "hlchat_connections", .help = "Open WebSockets", .type = METRIC_GAUGE};
 static struct metric connections_total = {.name = "hlchat_connections_total",
                                           .help = "WebSockets opened"};
-static struct metric refused_connections[] = {
-    [ADMISSION_FULL] = {.name = "hlchat_connections_refused_total",
-                        .help = "WebSockets refused",
-                        .labels = "reason=\"full\""},
-    [ADMISSION_ADDRESS] = {.name = "hlchat_connections_refused_total",
-                           .help = "WebSockets refused",
-                           .labels = "reason=\"address_connections\""},
-    [ADMISSION_RATE] = {.name = "hlchat_connections_refused_total",
-                        .help = "WebSockets refused",
-                        .labels = "reason=\"address_rate\""},
-};
 static struct metric clients_here = {.name = "hlchat_clients_logged_in",
                                      .help = "Clients that receive broadcasts",
                                      .type = METRIC_GAUGE};
@@ -129,8 +117,7 @@ static void register_metrics(struct metrics *metrics) {
     metrics_register(metrics, &build_info);
     metrics_register(metrics, &connections);
     metrics_register(metrics, &connections_total);
-    for (int why = ADMISSION_FULL; why <= ADMISSION_RATE; why++)
-        metrics_register(metrics, &refused_connections[why]);
+    entrance_register_metrics(metrics);
     handle_login_register_metrics(metrics);
     chatlog_redis_register_metrics(metrics);
     presence_register_metrics(metrics);
@@ -152,114 +139,16 @@ static struct chat *chat_now(struct chat *chat) {
     return chat;
 }
 
-static bool has_group(const struct broker *broker) {
-    return broker->group.log != NULL;
-}
-
-/* Counts a wrong secret of who comes from there. */
-static struct endpoint_answer refuse_secret(struct broker *broker,
-                                            const struct address_ip *address) {
-    admission_login_failed(&broker->admission, address, (int64_t)uv_now(&broker->loop));
-    return endpoint_unauthorized();
-}
-
-/* Whether there were so many that no more are looked at. */
-static bool is_guessing(const struct broker *broker, const struct address_ip *address) {
-    return admission_login_wait_s(&broker->admission, address, (int64_t)uv_now(&broker->loop)) > 0;
-}
-
-/* True: this game server may come in. */
-static bool let_game_server_in(struct broker *broker, const struct ws_request *request,
-                               struct ws_client *client, struct endpoint_answer *answer) {
-    if (request->authorization && is_guessing(broker, &client->address)) {
-        *answer = endpoint_too_often();
-        return false;
-    }
-    enum access_result result =
-        access_ask(broker->settings, &client->address, request->authorization);
-    client->is_known = result == ACCESS_KNOWN;
-    if (result == ACCESS_WRONG_SECRET)
-        *answer = refuse_secret(broker, &client->address);
-    else if (result == ACCESS_FORBIDDEN)
-        *answer = endpoint_forbidden();
-    else if (!chatlog_is_loaded(broker->group.log))
-        *answer = endpoint_starting();
-    else
-        return true;
-    return false;
-}
-
-static enum ws_verdict on_upgrade(struct broker *broker, const struct ws_request *request,
-                                  struct ws_client *client, struct endpoint_answer *answer) {
-    bool is_game_server = endpoint_is_minigame(request->path) && has_group(broker);
-    if (!is_game_server && !endpoint_is_chat(request->path)) {
-        *answer = endpoint_not_found();
-        return WS_ANSWERED;
-    }
-    *client = (struct ws_client){.address = forwarded_client(&request->peer, request->forwarded_for,
-                                                             &broker->settings->trusted_proxies),
-                                 .chat = is_game_server ? &broker->group : &broker->chat};
-    client->fanout = client->chat->fanout;
-    if (broker->drain.phase >= DRAIN_CLOSING) {
-        *answer = endpoint_restarting();
-        return WS_ANSWERED;
-    }
-    if (is_game_server && !let_game_server_in(broker, request, client, answer))
-        return WS_ANSWERED;
-    enum admission_result result =
-        admission_ask(&broker->admission, &client->address, (int64_t)uv_now(&broker->loop));
-    if (result == ADMISSION_OK)
-        return WS_LET_IN;
-    refused_connections[result].value++;
-    *answer = endpoint_refused(result);
-    return WS_ANSWERED;
-}
-
-/* What the game's backend asks. */
-static enum ws_verdict on_live(struct broker *broker, const struct ws_request *request,
-                               enum games_verb verb, struct endpoint_answer *answer) {
-    static const struct rate_limit limit = {WEBHOOKS_PER_SECOND, WEBHOOK_BURST};
-    struct address_ip client = forwarded_client(&request->peer, request->forwarded_for,
-                                                &broker->settings->trusted_proxies);
-    const char *secret = verb == GAMES_UPDATE ? broker->settings->webhook_secret : NULL;
-    struct games_request asked = {.verb = verb};
-    struct games_answer games_answer;
-    if (verb == GAMES_UPDATE && request->is_head)
-        *answer = endpoint_only_get();
-    else if (secret && is_guessing(broker, &client))
-        *answer = endpoint_too_often();
-    else if (secret && !access_is_bearer(secret, request->authorization))
-        *answer = refuse_secret(broker, &client);
-    else if (verb == GAMES_UPDATE &&
-             rate_take(&broker->webhook_rate, &limit, (int64_t)uv_now(&broker->loop)) > 0)
-        *answer = endpoint_too_often();
-    else if (!games_ask(broker->group.games, &asked, request->id, &games_answer))
-        return WS_ANSWERS_LATER;
-    else
-        *answer = endpoint_live(&games_answer);
-    return WS_ANSWERED;
-}
-
 static enum ws_verdict on_request(void *user, const struct ws_request *request,
                                   struct ws_client *client, struct endpoint_answer *answer) {
     struct broker *broker = user;
-    enum games_verb verb;
-    if (!request->is_get) {
-        *answer = endpoint_wrong_method();
-    } else if (request->side == WS_OPS) {
-        clients_here.value = fanout_joined(broker->chat.fanout);
-        users_here.value = users_online(&broker->chat.users);
-        *answer = endpoint_get_ops(request->path, &broker->metrics);
-    } else if (request->is_upgrade) {
-        return on_upgrade(broker, request, client, answer);
-    } else if (has_group(broker) && endpoint_is_live(request->path, &verb)) {
-        return on_live(broker, request, verb, answer);
-    } else {
-        struct endpoint_state state = {.draining = broker->drain.phase != DRAIN_NOT,
-                                       .ready = chatlog_is_ready(broker->chat.log),
-                                       .has_minigame = has_group(broker)};
-        *answer = endpoint_get(request->path, &state);
-    }
+    if (request->side == WS_PLAYERS)
+        return entrance_ask(&broker->entrance, request, (int64_t)uv_now(&broker->loop), client,
+                            answer);
+    clients_here.value = fanout_joined(broker->chat.fanout);
+    users_here.value = users_online(&broker->chat.users);
+    *answer = request->is_get ? endpoint_get_ops(request->path, &broker->metrics)
+                              : endpoint_wrong_method();
     return WS_ANSWERED;
 }
 
@@ -600,7 +489,7 @@ static void on_hangup(uv_signal_t *signal, int signum) {
     if (settings_reload(broker->settings, prepare_reload, broker) != CHAT_OK)
         return;
     set_limits(broker);
-    if (access_has_minigame(broker->settings) && !has_group(broker))
+    if (access_has_minigame(broker->settings) && !entrance_has_minigame(&broker->entrance))
         log_warn("broker", "minigame_needs_a_restart");
 }
 
@@ -782,6 +671,11 @@ struct broker *broker_new(struct settings *settings) {
     uv_loop_configure(&broker->loop, UV_METRICS_IDLE_TIME);
     broker->settings = settings;
     broker->files_max = raise_file_limit(settings);
+    broker->entrance = (struct entrance){.settings = settings,
+                                         .drain = &broker->drain,
+                                         .admission = &broker->admission,
+                                         .players = &broker->chat,
+                                         .game_servers = &broker->group};
     register_metrics(&broker->metrics);
     start_handles(broker);
     if (start(broker) == CHAT_OK)

@@ -176,10 +176,16 @@ static void finish(struct queue *queue, struct request *request, const struct ga
         games->on_answer(games->user, tag, &answer);
 }
 
-static void finish_unavailable(struct queue *queue, struct request *request) {
-    static const struct games_answer unavailable = {
-        .status = GAMES_UNAVAILABLE, .error = "the games are unavailable: try again"};
-    finish(queue, request, &unavailable);
+/* It was not done, or nobody knows: a call of it that had no answer may have done it. */
+static void finish_undone(struct queue *queue, struct request *request) {
+    static const struct games_answer unavailable = {.status = GAMES_UNAVAILABLE,
+                                                    .error =
+                                                        "the games are unavailable: try again"},
+                                     uncertain = {
+                                         .status = GAMES_UNCERTAIN,
+                                         .error = "not confirmed: this may have been done, or not"};
+    bool nobody_knows = request->was_uncertain && !is_question(request->verb);
+    finish(queue, request, nobody_knows ? &uncertain : &unavailable);
 }
 
 static char *online_players(const struct redis_value *reply) {
@@ -272,7 +278,7 @@ static void on_replied(void *user, const struct redis_value *reply) {
             struct games_answer answer = answer_of(request->verb, reply);
             finish(queue, request, &answer);
         } else if (!may_pass(reply)) {
-            finish_unavailable(queue, request);
+            finish_undone(queue, request);
         }
     }
     send_next(queue);
@@ -299,16 +305,11 @@ static void send_next(struct queue *queue) {
 }
 
 static void give_up(struct queue *queue) {
-    static const struct games_answer uncertain = {
-        .status = GAMES_UNCERTAIN, .error = "not confirmed: this may have been done, or not"};
     struct request *request, *next;
     DL_FOREACH_SAFE(queue->requests, request, next) {
-        if (queue->games->now_ms < request->give_up_ms || request->is_sent)
-            continue; /* what was sent is answered, or lost, within REPLY_MS */
-        if (request->was_uncertain && !is_question(request->verb))
-            finish(queue, request, &uncertain);
-        else
-            finish_unavailable(queue, request);
+        /* What was sent is answered, or lost, within REPLY_MS. */
+        if (queue->games->now_ms >= request->give_up_ms && !request->is_sent)
+            finish_undone(queue, request);
     }
 }
 
