@@ -55,6 +55,8 @@ enum proto_refusal handle_minigame(struct chat *chat, struct conn *conn,
                                    char error[PROTO_ERROR_MAX]) {
     struct games_request asked = games_request(request);
     struct games_answer answer;
+    games_tick(chat->games, chat->time.now_ms,
+               chat->time.unix_s); /* it shall know what time it is */
     if (!games_ask(chat->games, &asked, conn->id, &answer)) {
         conn->games_pending++;
         return REFUSED_NOT;
