@@ -44,10 +44,10 @@ static struct redis_arg word(const char *text) {
     return (struct redis_arg){text, strlen(text)};
 }
 
-/* To a command that changes our set: refused, it is written anew at the next refresh. */
+/* To a command that changes our set: refused or lost, it is written anew at the next refresh. */
 static void on_changed(void *user, const struct redis_value *reply) {
     struct presence *presence = user;
-    if (redis_value_type(reply) == REDIS_FAILED)
+    if (!reply || redis_value_type(reply) == REDIS_FAILED)
         presence->is_written = false;
 }
 

@@ -5,8 +5,8 @@
  * the broker last said that it lives (every 10 s); chat:{<chat>}:brokers lists the brokers by when
  * that was, by Redis' clock. Who is online is the union of their sets, counted every 10 s. A broker
  * that died is forgotten within a lease. Nothing here is waited for: while Redis is away changes
- * are left out, and the set is written anew when it is back, or at the next refresh when Redis
- * refused a change. Loop thread only.
+ * are left out, and the set is written anew when it is back, or at the next refresh when a
+ * change was refused or lost. Loop thread only.
  */
 #ifndef HLCHAT_PRESENCE_H
 #define HLCHAT_PRESENCE_H

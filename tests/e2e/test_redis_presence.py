@@ -85,6 +85,18 @@ class TestRedisIsNotThere:
         until("both are there", lambda: sorted_lists(stack) == [{"dev-ann", "dev-bob"}])
         assert names(stack) == {"dev-ann": "ann", "dev-bob": "bob"}
 
+    def test_who_comes_as_the_connection_breaks(self, stack):
+        """It is back so soon that nobody else takes notice."""
+        stack.connect("eve", direct=True)
+        until("eve is there", lambda: sorted_lists(stack) == [{"dev-eve"}])
+        until("the first refresh is over", lambda: stack.redis.call("ZCARD", f"{KEY}:brokers"))
+        stack.broker.relay.hold("up")
+        stack.connect("fay", direct=True)
+        until("it is on its way", lambda: b"dev-fay" in stack.broker.relay.held())
+        stack.broker.relay.cut()
+        stack.broker.relay.release()
+        until("both are there", lambda: sorted_lists(stack) == [{"dev-eve", "dev-fay"}])
+
     def test_who_leaves_while_redis_is_away(self, stack):
         stack.connect("cid", direct=True)
         gone = stack.connect("dan", direct=True)
