@@ -15,8 +15,8 @@
 /** What a log tells its owner; `user` is what was given with it. Only on_pending may be called from
  * inside chatlog_append(). */
 struct chatlog_events {
-    /** The next entry of the log: a message's JSON text, good until return. Not new: clients have
-     * seen it, and it comes again because of on_lost(). */
+    /** The next entry of the log: a message's JSON text, good until return. Not new: it was read
+     * before, and comes again because of on_lost(), for the history only. */
     void (*on_entry)(void *user, const char *json, size_t len, bool is_new);
     /** How an append ended, once for each that was begun: CHAT_OK (its entry was or will be
      *  followed), CHAT_EUNAVAILABLE (not stored, never will be), CHAT_EUNCERTAIN (nobody knows; it
@@ -65,7 +65,8 @@ static inline bool chatlog_turn(struct chatlog *log, size_t max_bytes) {
     return log->ops->turn(log, max_bytes);
 }
 
-/** Whether what the log held at the start has been read: before that nobody should log in. */
+/** Whether what the log held, at the start or at on_lost(), has been handed on: before that nobody
+ * should log in. */
 static inline bool chatlog_is_loaded(const struct chatlog *log) {
     return log->ops->is_loaded(log);
 }

@@ -29,14 +29,14 @@ enum {
     BUSY_PAUSE_MS = 5, /* by this, which halves what Redis spends on us */
     ERROR_PAUSE_MS = 500,
     PROBE_MS = 1000,
-    RECENT_MS =
-        15000,        /* what we have stored since then is kept, to be stored again if it is lost */
-    AGAIN_MS = 15000, /* for so long that is tried; nobody waits for it */
-    READY_MS = 3000,  /* a write of ours must have worked in this time */
+    RECENT_MS = 15000, /* what was stored since is kept, to be stored again if it is lost */
+    AGAIN_MS = 15000,  /* for so long that is tried; nobody waits for it */
+    READY_MS = 3000,   /* a write of ours must have worked in this time */
     TICK_MS = 100,
     KEY_TEXT_MAX = CHATLOG_KEY_MAX + 32,
     ID_TEXT_MAX = 48,
     EPOCH_MAX = 48,
+    REASON_MAX = 128,
 };
 
 #define ID_FORMAT "%" PRIu64 "-%" PRIu64
@@ -61,9 +61,11 @@ struct append {
     struct stream_id sent_after; /* the entry is behind this one in the stream */
     struct stream_id stored_as;  /* once it is */
     bool is_again;               /* it was stored, and lost: its sender has had an answer */
+    bool was_read;               /* is_again: it had come back to us before */
     bool was_uncertain;          /* it was sent, and then not found where it should have been */
     bool is_marked;              /* it may stand out of order: stored elsewhere before, perhaps */
     int64_t stored_ms;
+    uint64_t stored_count; /* log->stored_count, then */
     size_t len;
     char json[];
 };
@@ -72,7 +74,7 @@ struct append {
 struct waiting {
     struct waiting *prev, *next;
     bool is_new;     /* not known from before a re-reading */
-    bool was_reread; /* came by one */
+    bool was_reread; /* came by the one that is under way */
     uint64_t number; /* of the append, if it is ours; else 0 */
     size_t len;
     char json[];
@@ -102,12 +104,15 @@ struct redis_log {
     struct append *appends; /* all that have not ended */
     struct append *recent;  /* that have ended stored, the oldest first */
     size_t recent_count, recent_bytes;
+    uint64_t stored_count; /* how many appends have ended so */
     struct append *unsent; /* the first that may be queued; all before it are not */
     size_t append_count, append_bytes;
     int in_flight;
     bool can_send;   /* up, and everything uncertain is settled */
     bool is_holding; /* a retryable error came: nothing is sent until all replies are here */
     int64_t hold_until_ms;
+    char
+        refused_for[REASON_MAX]; /* the reason that was logged last; "": a write has worked since */
     uint64_t last_number, last_stored;
     uint64_t last_heard;             /* the newest of ours that was handed on */
     struct redis_server last_server; /* of the connection before */
@@ -125,6 +130,7 @@ struct redis_log {
     bool is_loaded;
     bool is_following_well; /* the last read or audit had no error */
     int64_t audited_ms;
+    uint64_t audited_count; /* log->stored_count, then: it must have found these */
     struct waiting *waiting;
     size_t waiting_count;
     int64_t read_ms;      /* when Redis last told what there is */
@@ -132,18 +138,21 @@ struct redis_log {
     int64_t rate_second;
     int rate_count, rate;
 
-    /* the stream's own count of entries against ours */
-    bool has_baseline;
+    /* the stream's own count of entries against ours, since all of it was read */
     int64_t baseline_added;
     int64_t seen_since;
 
-    /* re-reading from the start */
+    /* re-reading from the start; in its latest attempt ... */
     bool is_rereading;
-    bool must_reload; /* entries were lost for certain, or handed on in another order */
-    bool has_found_new;
-    struct stream_id first_reread;
-    int reread_count;
-    int64_t count_lost_ms; /* when what was missing is counted as lost; 0: nothing is */
+    bool has_found_new;    /* ... an entry that we did not know, */
+    int64_t reread_new;    /* ... so many, the marked ones too, */
+    bool is_continuous;    /* ... one where we had read it: from there on nothing is missing */
+    int64_t added_before;  /* how many the stream had, by our count */
+    bool has_gap;          /* entries were gone before they were read */
+    bool must_reload;      /* so they were, or they were handed on in another order */
+    bool is_replaying;     /* what it had to hand on because of that is not handed on yet */
+    int64_t count_lost_ms; /* when what is missing since is counted as lost; 0: nothing is */
+    size_t lost_unread;    /* lost, and never read by us; not counted yet */
 };
 
 /* What is counted of one log; `of` is "" for the chat's. */
@@ -309,6 +318,7 @@ static void forget_recent(struct redis_log *log) {
 /* Keeps what was stored for a while; see append_again(). */
 static void keep_recent(struct redis_log *log, struct append *append) {
     append->stored_ms = now_ms(log);
+    append->stored_count = ++log->stored_count;
     DL_APPEND(log->recent, append);
     log->recent_count++;
     log->recent_bytes += append->len;
@@ -316,6 +326,24 @@ static void keep_recent(struct redis_log *log, struct append *append) {
            (now_ms(log) - log->recent->stored_ms > RECENT_MS ||
             log->recent_count > CHATLOG_QUEUE_ENTRIES || log->recent_bytes > CHATLOG_QUEUE_BYTES))
         forget_recent(log);
+}
+
+static void key_text(const struct redis_log *log, const struct append *append,
+                     char out[SEEN_KEY_MAX + 1]) {
+    snprintf(out, SEEN_KEY_MAX + 1, "%s-%" PRIu64, log->nonce, append->number);
+}
+
+/* How many entries were read after it; SIZE_MAX: it was not, or is forgotten. */
+static size_t age_of(const struct redis_log *log, const struct append *append) {
+    char key[SEEN_KEY_MAX + 1];
+    key_text(log, append, key);
+    return seen_age(log->seen, key);
+}
+
+/* Of what is older the stream may drop anything, and readers may not remember it: stored again, it
+ * would be shown again. */
+static bool is_too_old(const struct redis_log *log, const struct append *append) {
+    return append->was_read && age_of(log, append) >= (size_t)log->options.log_maxlen;
 }
 
 static void settle(struct redis_log *log, struct append *append, int status) {
@@ -326,8 +354,11 @@ static void settle(struct redis_log *log, struct append *append, int status) {
     DL_DELETE(log->appends, append);
     log->append_count--;
     log->append_bytes -= append->len;
-    if (is_again) {
-        /* Its sender has had an answer long ago. */
+    if (is_again && status == CHAT_OK) {
+        again.value++;
+    } else if (is_again) {
+        /* What was read is missed, and counted, by `seen`. */
+        log->lost_unread += !append->was_read && age_of(log, append) == SIZE_MAX;
     } else if (status == CHAT_OK) {
         appends_stored.value++;
         metric_observe(&append_seconds, (uv_hrtime() - append->begun_ns) / 1000);
@@ -377,8 +408,9 @@ static void on_refused(struct redis_log *log, struct append *append,
                        const struct redis_value *reply) {
     const char *text = redis_value_text(reply, NULL);
     append->state = APPEND_REFUSED;
-    if (!log->is_holding)
+    if (strncmp(log->refused_for, text, REASON_MAX - 1) != 0) /* a new reason, not every attempt */
         log_warn(log->name, "append_refused", log_str("error", text));
+    snprintf(log->refused_for, REASON_MAX, "%s", text);
     log->is_holding = true;
     log->hold_until_ms = now_ms(log) + RETRY_MS;
     log->wrote_ms = 0;
@@ -399,12 +431,21 @@ static struct append *find_append(struct redis_log *log, uint64_t number) {
     return NULL;
 }
 
+/* The first in this state; NULL: none is. */
+static struct append *first_append(struct redis_log *log, enum append_state state) {
+    struct append *append;
+    DL_FOREACH(log->appends, append) {
+        if (append->state == state)
+            return append;
+    }
+    return NULL;
+}
+
 static void on_added(void *user, const struct redis_value *reply) {
     struct redis_log *log = user;
     /* Replies come in the order of the sending, and nothing that was sent leaves the list before
      * its reply: it is the first one sent. */
-    struct append *append;
-    DL_FOREACH(log->appends, append) if (append->state == APPEND_SENT) break;
+    struct append *append = first_append(log, APPEND_SENT);
     log->in_flight--;
     if (!append)
         return;
@@ -413,6 +454,7 @@ static void on_added(void *user, const struct redis_value *reply) {
     } else if (redis_value_type(reply) == REDIS_TEXT) {
         note_stored(log, append);
         log->wrote_ms = now_ms(log);
+        log->refused_for[0] = '\0';
         read_id(redis_value_text(reply, NULL), &append->stored_as);
         settle(log, append, CHAT_OK);
     } else {
@@ -426,7 +468,7 @@ static void on_added(void *user, const struct redis_value *reply) {
 static bool send_append(struct redis_log *log, struct append *append) {
     char key[SEEN_KEY_MAX + 1];
     char old_id[ID_TEXT_MAX];
-    int key_len = snprintf(key, sizeof(key), "%s-%" PRIu64, log->nonce, append->number);
+    key_text(log, append, key);
     id_text(append->stored_as, old_id);
     struct redis_arg args[] = {
         {"XADD", 4},
@@ -436,7 +478,7 @@ static bool send_append(struct redis_log *log, struct append *append) {
         {log->maxlen, strlen(log->maxlen)},
         {"*", 1},
         {"k", 1},
-        {key, (size_t)key_len},
+        {key, strlen(key)},
         {"m", 1},
         {append->json, append->len},
         {"o", 1}, /* the mark, with the id that it had; 0-0: not known */
@@ -455,9 +497,17 @@ static bool send_append(struct redis_log *log, struct append *append) {
 static void pump(struct redis_log *log) {
     if (!log->can_send || log->is_holding)
         return;
-    for (; log->unsent && log->in_flight < IN_FLIGHT_MAX; log->unsent = log->unsent->next)
-        if (log->unsent->state == APPEND_QUEUED && !send_append(log, log->unsent))
+    while (log->unsent && log->in_flight < IN_FLIGHT_MAX) {
+        struct append *append = log->unsent;
+        bool is_queued = append->state == APPEND_QUEUED;
+        if (is_queued && is_too_old(log, append)) {
+            settle(log, append, CHAT_EUNAVAILABLE);
+            continue;
+        }
+        if (is_queued && !send_append(log, append))
             return;
+        log->unsent = append->next;
+    }
 }
 
 /* ---- after a disconnect: what became of the entries whose answer never came? ----------------- */
@@ -471,9 +521,8 @@ static void finish_recovery(struct redis_log *log) {
             note_stored(log, append);
             settle(log, append, CHAT_OK);
         } else if (append->state == APPEND_UNCERTAIN) {
-            append->state = APPEND_QUEUED;
+            append->state = APPEND_REFUSED; /* not stored, and in the order of the rest */
             append->was_uncertain = true;
-            retries.value++;
         }
     }
     judge_refused(log);
@@ -529,8 +578,9 @@ static void recover(struct redis_log *log) {
     char after[ID_TEXT_MAX], count[16];
     snprintf(after, sizeof(after), "(" ID_FORMAT, log->looked_up_to.ms, log->looked_up_to.seq);
     snprintf(count, sizeof(count), "%d", AUDIT_COUNT);
-    redis_send_words(log->publish, REPLY_MS, on_looked_up, log, "XRANGE", log->key, after, "+",
-                     "COUNT", count, NULL);
+    if (redis_send_words(log->publish, REPLY_MS, on_looked_up, log, "XRANGE", log->key, after, "+",
+                         "COUNT", count, NULL) != CHAT_OK)
+        redis_drop(log->publish, "no memory"); /* or nothing would be sent on it, ever */
 }
 
 static void on_fenced(void *user, const struct redis_value *reply) {
@@ -561,12 +611,11 @@ static void fence(struct redis_log *log) {
 
 static void on_publish_up(void *user) {
     struct redis_log *log = user;
-    struct append *append;
     log->metrics->up[0].value = 1;
     if (!is_one_server(log))
         return;
     fence(log);
-    DL_FOREACH(log->appends, append) if (append->state == APPEND_UNCERTAIN) break;
+    struct append *append = first_append(log, APPEND_UNCERTAIN);
     if (append) {
         log->looked_up_to = append->sent_after;
         recover(log);
@@ -577,6 +626,12 @@ static void on_publish_up(void *user) {
 
 static void on_publish_down(void *user) {
     struct redis_log *log = user;
+    struct append *append;
+    /* What was found there may not be where we go next. */
+    DL_FOREACH(log->appends, append) {
+        if (append->state == APPEND_FOUND)
+            append->state = APPEND_UNCERTAIN;
+    }
     log->metrics->up[0].value = 0;
     log->metrics->reconnects[0].value++;
     log->can_send = false;
@@ -717,7 +772,9 @@ static int take_message(struct redis_log *log, const struct redis_value *entry,
         id_text(id, own);
         key = own;
     }
-    bool is_known = seen_find(log->seen, key);
+    enum seen_where where = seen_find(log->seen, key, id);
+    bool is_known = where != SEEN_NOWHERE;
+    log->is_continuous = log->is_continuous || where == SEEN_HERE;
     if (log->is_rereading && !field_of(entry, "o", NULL)) {
         /* Ids that begin anew may be below our cursor: then we have read what is behind an entry
            before that entry, and others have not. */
@@ -733,7 +790,9 @@ static int take_message(struct redis_log *log, const struct redis_value *entry,
         trim_known(log);
     } else if (status == CHAT_OK) {
         status = seen_add(log->seen, key, id);
-        if (status != CHAT_OK)
+        if (status == CHAT_OK)
+            log->reread_new++;
+        else
             drop_waiting(log, log->waiting->prev); /* the last */
     }
     return status;
@@ -748,9 +807,6 @@ static int take_entry(struct redis_log *log, const struct redis_value *entry) {
         return status;
     log->cursor = id;
     log->seen_since++;
-    log->reread_count++;
-    if (log->first_reread.ms == 0)
-        log->first_reread = id;
     return CHAT_OK;
 }
 
@@ -787,47 +843,55 @@ static void tell_lag(const struct redis_log *log) {
         lag.value = log->read_age_ms + (silence > 2 * BLOCK_MS ? (uint64_t)silence : 0);
 }
 
-/* From the start, whatever an earlier one that was interrupted has found. */
+/* From the start, as if there had been no earlier attempt. */
 static void restart_reread(struct redis_log *log) {
     struct waiting *waiting, *next;
     DL_FOREACH_SAFE(log->waiting, waiting, next) {
-        waiting->was_reread = false;
-        if (!waiting->is_new)
+        if (waiting->was_reread)
             drop_waiting(log, waiting);
     }
-    log->cursor = log->first_reread = (struct stream_id){0, 0};
-    log->reread_count = 0;
-    log->has_found_new = false;
+    log->cursor = (struct stream_id){0, 0};
+    log->has_found_new = log->is_continuous = false;
+    log->reread_new = 0;
     seen_begin(log->seen);
 }
 
-static void begin_reread(struct redis_log *log, const char *why, bool must_reload) {
-    if (log->is_rereading)
-        return;
+static void begin_reread(struct redis_log *log, const char *why) {
+    struct waiting *waiting;
     log_warn(log->name, "reading_again", log_str("why", why));
     log->metrics->resets.value++;
     log->is_rereading = true;
-    log->must_reload = must_reload;
-    log->has_baseline = false;
+    log->has_gap = false;
+    log->must_reload = log->is_replaying; /* the whole of it, then */
+    log->added_before = log->baseline_added + log->seen_since;
+    DL_FOREACH(log->waiting, waiting) {
+        waiting->was_reread = false;
+    }
     restart_reread(log);
+}
+
+static void tell_gap(struct redis_log *log, int64_t missing) {
+    log->has_gap = log->must_reload = true;
+    log->metrics->gaps.value++;
+    log->metrics->lost_entries.value += (uint64_t)missing;
+    log_error(log->name, "gap", log_int("entries", missing));
 }
 
 /* The stream may lack entries that we have stored a moment ago: a new master that was behind, a
    FLUSHALL. They are stored again, under the same k, so that who has seen them drops them, and
-   marked, for they are out of order. What others have stored is theirs to store again. */
-static void append_again(struct redis_log *log) {
-    struct append *append, *next, *first;
-    size_t count = 0;
+   marked, for they are out of order. What others have stored is theirs to store again. What was
+   stored before `first` is not lost: the stream has dropped it, for it was full. */
+static void append_again(struct redis_log *log, struct stream_id first) {
     /* Behind what was sent, for replies come in that order, and in front of what is new. */
-    DL_FOREACH(log->appends, first) {
-        if (first->state == APPEND_QUEUED)
-            break;
-    }
+    struct append *append, *next, *behind = first_append(log, APPEND_QUEUED);
+    size_t count = 0;
     DL_FOREACH_SAFE(log->recent, append, next) {
         char key[SEEN_KEY_MAX + 1];
-        snprintf(key, sizeof(key), "%s-%" PRIu64, log->nonce, append->number);
+        key_text(log, append, key);
+        append->was_read = append->number <= log->last_heard || age_of(log, append) != SIZE_MAX;
         if (seen_is_found(log->seen, key) || now_ms(log) - append->stored_ms > RECENT_MS ||
-            stream_id_compare(append->stored_as, log->first_reread) < 0)
+            append->stored_count > log->audited_count ||
+            stream_id_compare(append->stored_as, first) < 0 || is_too_old(log, append))
             continue;
         DL_DELETE(log->recent, append);
         log->recent_count--;
@@ -837,34 +901,42 @@ static void append_again(struct redis_log *log) {
         append->give_up_ms = now_ms(log) + AGAIN_MS;
         log->append_count++;
         log->append_bytes += append->len;
-        if (first)
-            DL_PREPEND_ELEM(log->appends, first, append);
+        if (behind)
+            DL_PREPEND_ELEM(log->appends, behind, append);
         else
             DL_APPEND(log->appends, append);
         count++;
     }
     if (count == 0)
         return;
-    again.value += count;
     log_warn(log->name, "append_again", log_int("entries", (int64_t)count));
     log->unsent = log->appends;
     pump(log);
 }
 
+/* What XINFO STREAM says of a stream. */
+struct stream_info {
+    int64_t entries_added, length;
+    struct stream_id last, first;
+};
+
 /* Everything that the stream has is read. */
-static void end_reread(struct redis_log *log) {
+static void end_reread(struct redis_log *log, const struct stream_info *info) {
     struct waiting *waiting, *next;
-    /* Only a full stream drops what is older than its first entry. */
-    if (log->reread_count < log->options.log_maxlen)
-        log->first_reread = (struct stream_id){0, 0};
-    size_t lost = seen_end(log->seen, log->first_reread);
+    /* What was dropped may be what we had read, and what others have read behind that, too. */
+    int64_t dropped = info->entries_added - info->length;
+    int64_t added = info->entries_added - log->added_before - log->reread_new;
+    if (dropped > 0 && !log->is_continuous && !log->has_gap)
+        tell_gap(log, added > 0 && added < dropped ? added : dropped);
+    struct stream_id first = dropped > 0 ? info->first : (struct stream_id){0, 0};
+    size_t lost = seen_end(log->seen, first);
     log->is_rereading = false;
     if (lost > 0) {
         log_warn(log->name, "entries_missing", log_int("entries", (int64_t)lost));
         log->count_lost_ms = now_ms(log) + AGAIN_MS;
         log->is_epoch_over = true;
     }
-    append_again(log);
+    append_again(log, first);
     if (log->must_reload) {
         log->must_reload = false;
         log_warn(log->name, "clients_reload");
@@ -873,6 +945,7 @@ static void end_reread(struct redis_log *log) {
             if (!waiting->was_reread)
                 drop_waiting(log, waiting);
         }
+        log->is_replaying = log->waiting != NULL;
         log->events->on_lost(log->user);
         return;
     }
@@ -897,17 +970,6 @@ static void on_follow_error(struct redis_log *log, const struct redis_value *rep
     }
 }
 
-/* All of the stream is here when a read without waiting gives less than it might. */
-static void reached_end(struct redis_log *log) {
-    if (log->is_rereading)
-        end_reread(log);
-    if (!log->is_loaded)
-        log_info(log->name, "loaded", log_int("entries", log->seen_since));
-    log->is_loaded = true;
-    log->must_ask_epoch = true;
-    ask_epoch(log);
-}
-
 static void on_read(void *user, const struct redis_value *reply) {
     struct redis_log *log = user;
     log->is_asking = false;
@@ -920,11 +982,7 @@ static void on_read(void *user, const struct redis_value *reply) {
     /* [[key, [entry, ...]]], or null when there is nothing */
     const struct redis_value *entries = redis_value_at(redis_value_at(reply, 0), 1);
     size_t count = redis_value_count(entries);
-    if (!take_entries(log, entries, 0))
-        return;
-    if (count < READ_COUNT && (!log->is_loaded || log->is_rereading))
-        reached_end(log);
-    if (log->rate >= BUSY_RATE && count < READ_COUNT)
+    if (take_entries(log, entries, 0) && log->rate >= BUSY_RATE && count < READ_COUNT)
         pause_reading(log, BUSY_PAUSE_MS);
 }
 
@@ -933,22 +991,23 @@ static void read_on(struct redis_log *log) {
     id_text(log->cursor, after);
     snprintf(count, sizeof(count), "%d", READ_COUNT);
     snprintf(block, sizeof(block), "%d", BLOCK_MS);
-    bool waits = log->is_loaded && !log->is_rereading;
-    int status =
-        waits ? redis_send_words(log->follow, BLOCK_MS + REPLY_MS, on_read, log, "XREAD", "COUNT",
-                                 count, "BLOCK", block, "STREAMS", log->key, after, NULL)
-              : redis_send_words(log->follow, REPLY_MS, on_read, log, "XREAD", "COUNT", count,
-                                 "STREAMS", log->key, after, NULL);
-    log->is_asking = status == CHAT_OK;
+    log->is_asking =
+        redis_send_words(log->follow, BLOCK_MS + REPLY_MS, on_read, log, "XREAD", "COUNT", count,
+                         "BLOCK", block, "STREAMS", log->key, after, NULL) == CHAT_OK;
 }
 
 /* ---- the audit ------------------------------------------------------------------------------- */
 
-/* What XINFO STREAM says of a stream. */
-struct stream_info {
-    int64_t entries_added;
-    struct stream_id last, first;
-};
+/* Every few seconds; and at the start and when the stream is read again, page after page, so that
+ * it is known of each that nothing has vanished before it. */
+
+static bool is_reading_all(const struct redis_log *log) {
+    return !log->is_loaded || log->is_rereading;
+}
+
+static int audit_count(const struct redis_log *log) {
+    return is_reading_all(log) ? READ_COUNT : AUDIT_COUNT;
+}
 
 static bool read_info(const struct redis_value *list, struct stream_info *info) {
     *info = (struct stream_info){.entries_added = -1};
@@ -957,6 +1016,8 @@ static bool read_info(const struct redis_value *list, struct stream_info *info) 
         const struct redis_value *value = redis_value_at(list, i + 1);
         if (strcmp(name, "entries-added") == 0)
             info->entries_added = redis_value_number(value);
+        else if (strcmp(name, "length") == 0)
+            info->length = redis_value_number(value);
         else if (strcmp(name, "last-generated-id") == 0)
             read_id(redis_value_text(value, NULL), &info->last);
         else if (strcmp(name, "first-entry") == 0)
@@ -969,48 +1030,71 @@ static bool has_cursor(const struct redis_log *log) {
     return log->cursor.ms != 0;
 }
 
-static void audit_count(struct redis_log *log, const struct stream_info *info) {
-    int64_t added = info->entries_added - log->baseline_added;
-    if (log->has_baseline && added > log->seen_since) {
-        int64_t missing = added - log->seen_since;
-        log->metrics->gaps.value++;
-        log->metrics->lost_entries.value += (uint64_t)missing;
-        log_error(log->name, "gap", log_int("entries", missing));
-        begin_reread(log, "entries were gone before they were read", true);
-        return;
-    }
-    if (log->has_baseline && added < log->seen_since) {
-        begin_reread(log, "the stream has counted less than we have read", false);
-        return;
-    }
-    log->has_baseline = true;
+/* All of the stream is here, and nothing has come since. */
+static void reached_end(struct redis_log *log, const struct stream_info *info) {
+    if (log->is_rereading)
+        end_reread(log, info);
+    if (!log->is_loaded)
+        log_info(log->name, "loaded", log_int("entries", log->seen_since));
+    log->is_loaded = true;
     log->baseline_added = info->entries_added;
     log->seen_since = 0;
+    log->must_ask_epoch = true;
+    ask_epoch(log);
+}
+
+static void compare_count(struct redis_log *log, const struct stream_info *info) {
+    int64_t missing = info->entries_added - log->baseline_added - log->seen_since;
+    if (missing > 0) {
+        begin_reread(log, "entries were gone before they were read");
+        tell_gap(log, missing);
+    } else if (missing < 0) {
+        begin_reread(log, "the stream has counted less than we have read");
+    } else {
+        log->baseline_added = info->entries_added;
+        log->seen_since = 0;
+    }
+}
+
+/* The cursor means nothing in this stream. */
+static void read_from_start(struct redis_log *log, const char *why) {
+    if (!log->is_loaded)
+        log->cursor = (struct stream_id){0, 0};
+    else if (log->is_rereading)
+        restart_reread(log);
+    else
+        begin_reread(log, why);
 }
 
 static void on_audit_stream(struct redis_log *log, const struct stream_info *info,
                             const struct redis_value *entries) {
     struct stream_id first = {0, 0};
+    bool is_all = redis_value_count(entries) < (size_t)audit_count(log);
     read_id(redis_value_text(redis_value_at(redis_value_at(entries, 0), 0), NULL), &first);
-    bool cursor_there = has_cursor(log) && stream_id_compare(first, log->cursor) == 0;
+    bool is_gone = has_cursor(log) && stream_id_compare(first, log->cursor) != 0;
     if (has_cursor(log) && stream_id_compare(info->last, log->cursor) < 0) {
-        begin_reread(log, "the stream ends before the last entry we have read", false);
+        read_from_start(log, "the stream ends before the last entry we have read");
         return;
     }
-    if (has_cursor(log) && !cursor_there &&
-        (info->first.ms == 0 || stream_id_compare(info->first, log->cursor) <= 0)) {
-        begin_reread(log, "the last entry we have read is not there", false);
+    /* Behind the cursor it may just have been dropped: the count tells, but not while all is read
+       again. */
+    bool is_behind = info->first.ms != 0 && stream_id_compare(info->first, log->cursor) > 0;
+    if (is_gone && (log->is_rereading || !is_behind)) {
+        read_from_start(log, "the last entry we have read is not there");
         return;
     }
-    if (take_entries(log, entries, cursor_there ? 1 : 0) &&
-        redis_value_count(entries) < AUDIT_COUNT)
-        audit_count(log, info);
+    if (!take_entries(log, entries, has_cursor(log) && !is_gone ? 1 : 0) || !is_all)
+        return;
+    if (is_reading_all(log))
+        reached_end(log, info);
+    else
+        compare_count(log, info);
 }
 
 static void on_audited(void *user, const struct redis_value *reply) {
     struct redis_log *log = user;
     const struct redis_value *info_reply = redis_value_at(reply, 0);
-    struct stream_info info;
+    struct stream_info info = {.entries_added = 0};
     log->is_asking = false;
     if (!reply)
         return;
@@ -1022,9 +1106,11 @@ static void on_audited(void *user, const struct redis_value *reply) {
         strstr(redis_value_text(info_reply, NULL), "no such key")) {
         log->is_following_well = true; /* a chat without any message yet, or one that was deleted */
         if (has_cursor(log))
-            begin_reread(log, "the stream is gone", false);
-        else if (!log->is_rereading)
-            log->has_baseline = true, log->baseline_added = log->seen_since = 0;
+            read_from_start(log, "the stream is gone");
+        else if (is_reading_all(log))
+            reached_end(log, &info);
+        else
+            compare_count(log, &info);
         return;
     }
     if (redis_value_type(info_reply) != REDIS_LIST || !read_info(info_reply, &info)) {
@@ -1035,18 +1121,28 @@ static void on_audited(void *user, const struct redis_value *reply) {
     on_audit_stream(log, &info, redis_value_at(reply, 1));
 }
 
+/* What is refused here says why; EXEC only says that something was. */
+static void on_queued(void *user, const struct redis_value *reply) {
+    if (redis_value_type(reply) == REDIS_FAILED)
+        on_follow_error(user, reply);
+}
+
 /* In one transaction, so that the count and the entries are of one moment. */
 static void audit(struct redis_log *log) {
     char from[ID_TEXT_MAX], count[16];
+    struct redis *follow = log->follow;
     id_text(log->cursor, from);
-    snprintf(count, sizeof(count), "%d", AUDIT_COUNT);
+    snprintf(count, sizeof(count), "%d", audit_count(log));
     log->audited_ms = now_ms(log);
-    redis_send_words(log->follow, REPLY_MS, NULL, log, "MULTI", NULL);
-    redis_send_words(log->follow, REPLY_MS, NULL, log, "XINFO", "STREAM", log->key, NULL);
-    redis_send_words(log->follow, REPLY_MS, NULL, log, "XRANGE", log->key, from, "+", "COUNT",
-                     count, NULL);
-    log->is_asking =
-        redis_send_words(log->follow, REPLY_MS, on_audited, log, "EXEC", NULL) == CHAT_OK;
+    log->audited_count = log->stored_count;
+    log->is_asking = redis_send_words(follow, REPLY_MS, on_queued, log, "MULTI", NULL) == CHAT_OK &&
+                     redis_send_words(follow, REPLY_MS, on_queued, log, "XINFO", "STREAM", log->key,
+                                      NULL) == CHAT_OK &&
+                     redis_send_words(follow, REPLY_MS, on_queued, log, "XRANGE", log->key, from,
+                                      "+", "COUNT", count, NULL) == CHAT_OK &&
+                     redis_send_words(follow, REPLY_MS, on_audited, log, "EXEC", NULL) == CHAT_OK;
+    if (!log->is_asking)
+        redis_drop(follow, "no memory"); /* half a transaction */
 }
 
 /* Asks for what comes next, once all that came before is handed on. */
@@ -1055,7 +1151,7 @@ static void ask(struct redis_log *log) {
     if (log->is_asking || holds_back || !redis_is_up(log->follow) ||
         uv_is_active((uv_handle_t *)&log->read_again))
         return;
-    if (log->is_loaded && !log->is_rereading && now_ms(log) - log->audited_ms >= AUDIT_MS)
+    if (is_reading_all(log) || now_ms(log) - log->audited_ms >= AUDIT_MS)
         audit(log);
     else
         read_on(log);
@@ -1068,14 +1164,13 @@ static void on_follow_up(void *user) {
         return;
     /* Is the stream still the one we knew? The audit says; a re-reading starts anew. */
     const char *run_id = redis_server(log->follow)->run_id;
-    if (log->is_loaded && strcmp(log->run_id, run_id) != 0)
-        begin_reread(log, "another server, or one that was restarted", false);
+    if (log->is_rereading)
+        restart_reread(log);
+    else if (log->is_loaded && strcmp(log->run_id, run_id) != 0)
+        begin_reread(log, "another server, or one that was restarted");
     snprintf(log->run_id, sizeof(log->run_id), "%s", run_id);
     log->audited_ms = 0;
     uv_timer_stop(&log->read_again);
-    log->has_baseline = log->has_baseline && !log->is_rereading;
-    if (log->is_rereading)
-        restart_reread(log);
     ask(log);
 }
 
@@ -1100,6 +1195,8 @@ static bool redis_turn(struct chatlog *base, size_t max_bytes) {
         log->events->on_entry(log->user, waiting->json, waiting->len, waiting->is_new);
         free(waiting);
     }
+    if (!log->waiting)
+        log->is_replaying = false;
     if (!log->is_stopped)
         ask(log);
     return log->waiting != NULL && !log->is_rereading;
@@ -1107,15 +1204,16 @@ static bool redis_turn(struct chatlog *base, size_t max_bytes) {
 
 /* ==== life ==================================================================================== */
 
-/* What was missing and was not stored again by now is lost. Our clients have seen it, and our
- * history keeps it: the log has forgotten, not we. */
+/* What was missing and was not stored again by now is lost. Our clients have seen what we have read
+ * of it, and our history keeps that: the log has forgotten, not we. */
 static void count_lost(struct redis_log *log) {
-    if (log->count_lost_ms == 0 || now_ms(log) < log->count_lost_ms || log->is_rereading)
-        return;
-    size_t lost = seen_take_lost(log->seen);
-    log->count_lost_ms = 0;
-    if (lost > (size_t)log->options.log_maxlen)
-        lost = (size_t)log->options.log_maxlen; /* what is older was not in the stream anyway */
+    size_t lost = log->lost_unread;
+    log->lost_unread = 0;
+    if (log->count_lost_ms != 0 && now_ms(log) >= log->count_lost_ms && !log->is_rereading) {
+        size_t missing = seen_take_lost(log->seen), most = (size_t)log->options.log_maxlen;
+        lost += missing < most ? missing : most; /* what is older was not in the stream anyway */
+        log->count_lost_ms = 0;
+    }
     log->metrics->lost_entries.value += lost;
     if (lost > 0)
         log_error(log->name, "entries_lost", log_int("entries", (int64_t)lost));
@@ -1123,8 +1221,8 @@ static void count_lost(struct redis_log *log) {
 
 static void on_tick(uv_timer_t *timer) {
     struct redis_log *log = timer->data;
-    count_lost(log);
     expire(log);
+    count_lost(log);
     if (log->is_holding && log->can_send && log->in_flight == 0 &&
         now_ms(log) >= log->hold_until_ms) {
         log->is_holding = false;
@@ -1137,7 +1235,8 @@ static void on_tick(uv_timer_t *timer) {
 }
 
 static bool redis_is_loaded(const struct chatlog *base) {
-    return ((const struct redis_log *)base)->is_loaded;
+    const struct redis_log *log = (const struct redis_log *)base;
+    return log->is_loaded && !log->is_replaying;
 }
 
 static bool redis_is_ready(const struct chatlog *base) {
@@ -1173,10 +1272,14 @@ static void redis_log_free(struct chatlog *base) {
     struct redis_log *log = redis_log(base);
     struct append *append, *next_append;
     struct waiting *waiting, *next_waiting;
-    DL_FOREACH_SAFE(log->appends, append, next_append) free(append);
+    DL_FOREACH_SAFE(log->appends, append, next_append) {
+        free(append);
+    }
     while (log->recent)
         forget_recent(log);
-    DL_FOREACH_SAFE(log->waiting, waiting, next_waiting) free(waiting);
+    DL_FOREACH_SAFE(log->waiting, waiting, next_waiting) {
+        free(waiting);
+    }
     seen_free(log->seen);
     json_tokener_free(log->tokener);
     redis_free(log->publish);

@@ -41,7 +41,8 @@ enum proto_refusal handle_games_answer(struct chat *chat, struct conn *conn,
                                        const struct games_answer *answer,
                                        char error[PROTO_ERROR_MAX]);
 
-/** Lets a connection in whose identity is known: broadcasts begin. 0 or CHAT_ENOMEM. */
+/** Lets a connection in whose identity is known: broadcasts begin. 0, CHAT_EUNAVAILABLE (the log is
+ * not whole) or CHAT_ENOMEM. */
 int handle_login_enter(struct chat *chat, struct conn *conn, const struct identity_answer *answer);
 
 /** The end of handle_login(), now or when the answer has come. */

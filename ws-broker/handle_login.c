@@ -30,6 +30,8 @@ void handle_login_register_metrics(struct metrics *metrics) {
 /* Broadcasts begin here: "connected" is queued behind nothing, and everything appended from now on
  * comes after it. */
 int handle_login_enter(struct chat *chat, struct conn *conn, const struct identity_answer *answer) {
+    if (!chatlog_is_loaded(chat->log)) /* the history is not whole: it may have begun anew */
+        return CHAT_EUNAVAILABLE;
     if (fanout_join(chat->fanout, &conn->out) != CHAT_OK)
         return CHAT_ENOMEM;
     conn->user = users_enter(&chat->users, answer->user_id, answer->nickname);

@@ -9,16 +9,21 @@
 struct seen_key {
     char key[SEEN_KEY_MAX + 1];
     struct stream_id id;
-    bool is_missing;   /* it has vanished from the log */
-    bool was_lost;     /* and did not come back */
-    unsigned reading;  /* the last one in which it was found */
-    UT_hash_handle hh; /* the oldest first */
+    struct stream_id found; /* its id in the re-reading that is under way */
+    uint64_t number;        /* how many were added before it */
+    bool is_missing;        /* it has vanished from the log */
+    bool was_lost;          /* and did not come back */
+    bool is_added;          /* by the re-reading that is under way */
+    unsigned reading;       /* the last one in which it was found */
+    UT_hash_handle hh;      /* the oldest first */
 };
 
 struct seen {
     struct seen_key *by_key;
     size_t capacity;
+    uint64_t added;
     unsigned reading;
+    bool is_reading;
 };
 
 int stream_id_compare(struct stream_id a, struct stream_id b) {
@@ -47,14 +52,23 @@ void seen_free(struct seen *seen) {
     free(seen);
 }
 
-bool seen_find(struct seen *seen, const char *text) {
+static struct seen_key *find(const struct seen *seen, const char *text) {
     struct seen_key *key;
     HASH_FIND_STR(seen->by_key, text, key);
-    if (key) {
-        key->reading = seen->reading;
-        key->is_missing = false;
-    }
-    return key != NULL;
+    return key;
+}
+
+enum seen_where seen_find(struct seen *seen, const char *text, struct stream_id id) {
+    struct seen_key *key = find(seen, text);
+    if (!key)
+        return SEEN_NOWHERE;
+    enum seen_where where = stream_id_compare(key->id, id) == 0 ? SEEN_HERE : SEEN_ELSEWHERE;
+    key->reading = seen->reading;
+    key->found = id;
+    key->is_missing = false;
+    if (!seen->is_reading)
+        key->id = id;
+    return where;
 }
 
 int seen_add(struct seen *seen, const char *text, struct stream_id id) {
@@ -62,7 +76,9 @@ int seen_add(struct seen *seen, const char *text, struct stream_id id) {
     if (!key)
         return CHAT_ENOMEM;
     strncpy(key->key, text, SEEN_KEY_MAX);
-    key->id = id;
+    key->id = key->found = id;
+    key->number = seen->added++;
+    key->is_added = seen->is_reading;
     key->reading = seen->reading;
     HASH_ADD_STR(seen->by_key, key, key);
     if (HASH_COUNT(seen->by_key) > seen->capacity)
@@ -70,23 +86,40 @@ int seen_add(struct seen *seen, const char *text, struct stream_id id) {
     return CHAT_OK;
 }
 
+size_t seen_age(const struct seen *seen, const char *text) {
+    const struct seen_key *key = find(seen, text);
+    return key ? (size_t)(seen->added - 1 - key->number) : SIZE_MAX;
+}
+
 void seen_begin(struct seen *seen) {
+    struct seen_key *next;
+    for (struct seen_key *key = seen->by_key; key; key = next) {
+        next = key->hh.next;
+        if (key->is_added) { /* the newest are */
+            forget(seen, key);
+            seen->added--;
+        }
+    }
     seen->reading++;
+    seen->is_reading = true;
 }
 
 bool seen_is_found(const struct seen *seen, const char *text) {
-    struct seen_key *key;
-    HASH_FIND_STR(seen->by_key, text, key);
+    const struct seen_key *key = find(seen, text);
     return key && key->reading == seen->reading;
 }
 
 size_t seen_end(struct seen *seen, struct stream_id first) {
     size_t missing = 0;
+    seen->is_reading = false;
     for (struct seen_key *key = seen->by_key; key; key = key->hh.next) {
-        if (key->reading == seen->reading || key->was_lost || stream_id_compare(key->id, first) < 0)
-            continue;
-        key->is_missing = true;
-        missing++;
+        key->is_added = false;
+        if (key->reading == seen->reading) {
+            key->id = key->found;
+        } else if (!key->was_lost && stream_id_compare(key->id, first) >= 0) {
+            key->is_missing = true;
+            missing++;
+        }
     }
     return missing;
 }

@@ -25,14 +25,23 @@ struct seen;
 struct seen *seen_new(size_t capacity);
 void seen_free(struct seen *seen);
 
-/** Whether this key is remembered; then its entry counts as found in the re-reading that is under
- * way. */
-bool seen_find(struct seen *seen, const char *key);
+enum seen_where {
+    SEEN_NOWHERE = 0,   /* not remembered */
+    SEEN_ELSEWHERE = 1, /* with another id */
+    SEEN_HERE = 2,      /* it is the very entry */
+};
+
+/** Whether and where this key was seen before. Its entry has this id from now on, and counts as
+ * found in the re-reading that is under way. */
+enum seen_where seen_find(struct seen *seen, const char *key, struct stream_id id);
 /** Remembers a key (at most SEEN_KEY_MAX bytes) that is not; the oldest is forgotten. 0 or
  * CHAT_ENOMEM. */
 int seen_add(struct seen *seen, const char *key, struct stream_id id);
+/** How many keys were added after this one; SIZE_MAX: it is not remembered. */
+size_t seen_age(const struct seen *seen, const char *key);
 
-/** A re-reading of the whole log begins: nothing of it is found yet. */
+/** A re-reading of the whole log begins: nothing of it is found yet. One that has not ended is as
+ * if it had never been: what it has added is forgotten, and what it has found is where it was. */
 void seen_begin(struct seen *seen);
 /** Whether this key was found, or added, since it began. */
 bool seen_is_found(const struct seen *seen, const char *key);

@@ -11,7 +11,9 @@ from redis_faults import KEY
 from stack import until
 
 # What a broker asks when it has read the first page and there are more.
-NEXT_PAGE = rb"256\r\n\$7\r\nSTREAMS\r\n\$11\r\nchat:\{main\}\r\n\$\d+\r\n[1-9]"
+NEXT_PAGE = (
+    rb"XRANGE\s+\$11\s+chat:\{main\}\s+\$\d+\s+[1-9]\S+\s+\$1\s+\+\s+\S+\s+COUNT\s+\$3\s+256"
+)
 LOOKS_FOR_ITS_OWN = rb"XRANGE\r\n\$11\r\nchat:\{main\}\r\n\$\d+\r\n\("
 SETTINGS = {
     "STORE": "redis",
