@@ -923,11 +923,12 @@ struct stream_info {
 /* Everything that the stream has is read. */
 static void end_reread(struct redis_log *log, const struct stream_info *info) {
     struct waiting *waiting, *next;
-    /* What was dropped may be what we had read, and what others have read behind that, too. */
+    /* What it has dropped may reach beyond what we had read: unless the count says that it does
+       not, there is a gap. Of a stream that has counted less nobody knows how wide it is. */
     int64_t dropped = info->entries_added - info->length;
-    int64_t added = info->entries_added - log->added_before - log->reread_new;
-    if (dropped > 0 && !log->is_continuous && !log->has_gap)
-        tell_gap(log, added > 0 && added < dropped ? added : dropped);
+    int64_t missing = info->entries_added - log->added_before - log->reread_new;
+    if (dropped > 0 && !log->is_continuous && !log->has_gap && missing != 0)
+        tell_gap(log, missing > 0 ? missing : 1);
     struct stream_id first = dropped > 0 ? info->first : (struct stream_id){0, 0};
     size_t lost = seen_end(log->seen, first);
     log->is_rereading = false;

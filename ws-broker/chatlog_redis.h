@@ -10,8 +10,9 @@
  *
  * Following (own connection): the whole stream from the start, then XREAD from the cursor. Every
  * few seconds an audit compares the stream's own count of entries with ours; when they differ, or
- * the stream is not the one we knew, it is read again from the start: what is new is handed on, and
- * what is missing is said to be lost.
+ * the stream is not the one we knew, it is read again from the start: what is new is handed on,
+ * what is missing is said to be lost, and if it may have dropped what we had not read, whoever
+ * follows must start again.
  */
 #ifndef HLCHAT_CHATLOG_REDIS_H
 #define HLCHAT_CHATLOG_REDIS_H

@@ -367,6 +367,7 @@ def test_haproxy_reloads(chaos):
         since = now()
         stack.haproxy.reload()
         newcomer = stack.connect(f"newcomer {i}")
-        assert newcomer.history(limit=1)
+        newcomer.send("history", limit=1)
+        until("it gets in", lambda c=newcomer: c.receive().get("history"))  # among broadcasts
         newcomer.close()
     chaos.end(crowd.recovered(since))

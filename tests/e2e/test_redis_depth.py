@@ -125,6 +125,19 @@ def test_what_another_broker_has_trimmed_is_not_lost(start_stack):
         assert "append_again" not in broker.log()
 
 
+def test_what_is_trimmed_by_hand_is_no_gap(start_stack):
+    """All of it had been read: nobody is sent away, and it is stored again."""
+    stack = start_stack(**SETTINGS)
+    ann = stack.connect("ann", direct=True)
+    some = [f"number {i}" for i in range(5)]
+    say(ann, some)
+    stack.redis.call("XTRIM", KEY, "MAXLEN", 0)
+    until("it is stored again", lambda: stack.redis.call("XLEN", KEY) == len(some))
+    say(ann, ["after"])
+    assert texts(ann.history(limit=100)) == [*some, "after"]
+    assert log_metric(stack.broker, "gaps") == 0
+
+
 def test_stored_and_gone_before_it_was_read(start_stack):
     """Nobody has seen it, and it cannot be stored again in time: it is counted."""
     stack = start_stack(**SETTINGS, relays=True, replicas=1)
