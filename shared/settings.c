@@ -189,9 +189,13 @@ struct loader {
     FILE *err;
     enum mode mode;
     bool is_reload;
-    char **text;           /* ROW_COUNT of them: the value that won, as it was written */
-    bool given[ROW_COUNT]; /* by somebody, so the profile has no say */
+    char **text;                    /* ROW_COUNT of them: the value that won, as it was written */
+    bool given[ROW_COUNT];          /* by somebody, so the profile has no say */
+    unsigned char forms[ROW_COUNT]; /* of a secret in the source that is being read; enum form */
 };
+
+/** A bit set. */
+enum form { FORM_VALUE = 1, FORM_FILE = 2 };
 
 static const char *program_name(enum settings_program program) {
     return program == PROGRAM_API ? "api-fcgi" : "ws-broker";
@@ -496,6 +500,18 @@ static int set_from_file(struct loader *loader, const struct row *row, const cha
     return status;
 }
 
+/** Takes what a source says of a row: the value, or for <NAME>_FILE the file that holds it. */
+static int take(struct loader *loader, const struct row *row, enum form form, const char *text,
+                const char *origin) {
+    unsigned char *forms = &loader->forms[row - rows];
+
+    *forms |= (unsigned char)form;
+    if (*forms == (FORM_VALUE | FORM_FILE))
+        return complain(loader, "%s: %s and %s_FILE are both set", origin, row->name, row->name);
+    return form == FORM_FILE ? set_from_file(loader, row, text, origin)
+                             : set_value(loader, row, text, origin);
+}
+
 /** Takes one line, already without its end. */
 static int load_line(struct loader *loader, char *line, size_t len, const char *origin) {
     if (strlen(line) != len)
@@ -507,11 +523,12 @@ static int load_line(struct loader *loader, char *line, size_t len, const char *
         return complain(loader, "%s: '%s' is not KEY=value", origin, show(line).text);
     *equals = '\0';
     const struct row *row = find_row(line), *secret = find_secret_file(line);
-    if (secret)
-        return equals[1] ? set_from_file(loader, secret, equals + 1, origin) : CHAT_OK;
-    if (!row)
+    if (!row && !secret)
         return complain(loader, "%s: there is no setting '%s'", origin, show(line).text);
-    return equals[1] ? set_value(loader, row, equals + 1, origin) : CHAT_OK;
+    if (!equals[1])
+        return CHAT_OK;
+    return row ? take(loader, row, FORM_VALUE, equals + 1, origin)
+               : take(loader, secret, FORM_FILE, equals + 1, origin);
 }
 
 static int load_file(struct loader *loader, const char *path) {
@@ -520,6 +537,7 @@ static int load_file(struct loader *loader, const char *path) {
     ssize_t len = 0;
     int status = CHAT_OK;
 
+    memset(loader->forms, 0, sizeof(loader->forms));
     FILE *file = fopen(path, "re");
     for (int number = 1; file && status == CHAT_OK; number++) {
         char origin[128];
@@ -555,14 +573,15 @@ static const char *find_in(char **env, const char *name) {
 }
 
 static int load_environment(struct loader *loader, char **env) {
+    memset(loader->forms, 0, sizeof(loader->forms));
     for (const struct row *row = rows; row < rows + ROW_COUNT; row++) {
         char file_name[FLAG_MAX];
         snprintf(file_name, sizeof(file_name), "%s_FILE", row->name);
         const char *value = find_in(env, row->name);
         const char *path = is_secret(row) ? find_in(env, file_name) : NULL;
-        if (path && set_from_file(loader, row, path, "environment") != CHAT_OK)
+        if (path && take(loader, row, FORM_FILE, path, "environment") != CHAT_OK)
             return CHAT_EINVAL;
-        if (value && set_value(loader, row, value, "environment") != CHAT_OK)
+        if (value && take(loader, row, FORM_VALUE, value, "environment") != CHAT_OK)
             return CHAT_EINVAL;
     }
     return CHAT_OK;

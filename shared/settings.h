@@ -8,7 +8,8 @@
  * (file and line, environment, flag), key, value and what is allowed. An env file is `KEY=value` a
  * line: no quotes, no expansion, # at line start; keys of other programs are allowed (checked all
  * the same), so one file can serve all.
- * An empty value in the environment or a file is the same as none.
+ * An empty value in the environment or a file is the same as none. A secret may be in a file of its
+ * own, which <NAME>_FILE names; one source that has both is refused.
  *
  * A new setting is one row in settings.c, one member here.
  */

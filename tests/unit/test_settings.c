@@ -271,6 +271,35 @@ static void secrets_are_kept(void **state) {
     assert_refused(&flag, flags_line);
 }
 
+/* Which one is meant? Between two sources the stronger one wins as ever. */
+static void a_secret_stands_in_one_place_of_a_source(void **state) {
+    char variable[96], line[256];
+
+    (void)state;
+    write_file("redis://:hunter2@h:1/2\n", 23);
+    snprintf(variable, sizeof(variable), "REDIS_URL_FILE=%s", file_path);
+    LOAD(both, .env = {"REDIS_URL=redis://h", variable});
+    assert_refused(&both, "ws-broker: environment: REDIS_URL and REDIS_URL_FILE are both set");
+    LOAD(empty, .env = {"REDIS_URL=", variable});
+    assert_runs(&empty);
+    assert_string_equal(empty.settings.redis_url.password, "hunter2");
+    settings_deinit(&empty.settings);
+
+    static const char text[] =
+        "# a comment\nWEBHOOK_SECRET_FILE=/proc/self/comm\nWEBHOOK_SECRET=b\n";
+    write_file(text, strlen(text));
+    LOAD(file, .flags = {file_flag});
+    snprintf(line, sizeof(line),
+             "ws-broker: %s:3: WEBHOOK_SECRET and WEBHOOK_SECRET_FILE are both set", file_path);
+    assert_refused(&file, line);
+
+    write_file("WEBHOOK_SECRET_FILE=/proc/self/comm\n", 36);
+    LOAD(stronger, .flags = {file_flag}, .env = {"WEBHOOK_SECRET=b"});
+    assert_runs(&stronger);
+    assert_string_equal(stronger.settings.webhook_secret, "b");
+    settings_deinit(&stronger.settings);
+}
+
 static void names_are_letters(void **state) {
     char longest[66] = "";
 
@@ -953,6 +982,7 @@ int main(void) {
         cmocka_unit_test(numbers_are_nothing_but_digits),
         cmocka_unit_test(choices_are_words),
         WITH_FILE(secrets_are_kept),
+        WITH_FILE(a_secret_stands_in_one_place_of_a_source),
         cmocka_unit_test(names_are_letters),
         cmocka_unit_test(urls_hold_no_password),
         cmocka_unit_test(urls_that_cannot_be_asked),
