@@ -493,10 +493,24 @@ static void on_hangup(uv_signal_t *signal, int signum) {
         log_warn("broker", "minigame_needs_a_restart");
 }
 
+/* With nobody but this machine it is a development server. */
+static void warn_of_dev(const struct address_listen *listen) {
+    struct address_networks here;
+    struct address_ip ip;
+    if (listen->is_unix || address_networks_parse("127.0.0.0/8, ::1", &here) != CHAT_OK ||
+        address_ip_parse(listen->host, strlen(listen->host), &ip) != CHAT_OK ||
+        address_networks_contain(&here, &ip))
+        return;
+    log_warn("broker", "identity_dev",
+             log_str("hint", "anybody is anybody; for players CHAT_ENV=prod, which refuses this"));
+}
+
 static struct identity *make_identity(struct broker *broker) {
     const struct settings *settings = broker->settings;
-    if (settings->identity == IDENTITY_DEV)
+    if (settings->identity == IDENTITY_DEV) {
+        warn_of_dev(&settings->listen);
         return identity_dev();
+    }
     struct identity_token_options options = {
         .verifier = verifier_options(settings),
         .account_url =

@@ -63,6 +63,23 @@ class TestUnixSockets:
         assert stack.broker.http("/readyz").status == 200
 
 
+@pytest.mark.parametrize(
+    ("listen", "warns"), [("0.0.0.0:0", True), ("[::]:0", True), ("127.0.0.1:0", False)]
+)
+def test_development_logins_for_more_than_this_machine(listen, warns):
+    command = [BUILD / "ws-broker", "--listen", listen, "--ops-listen", "127.0.0.1:0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as broker:
+        log = []
+        for line in broker.stderr:
+            log.append(line)
+            if " info broker ready " in line:
+                break
+        broker.terminate()
+        assert broker.wait(timeout=30) == 0, log
+    hints = [line for line in log if " warn broker identity_dev " in line]
+    assert len(hints) == warns, log
+
+
 # Metrics ------------------------------------------------------------------------------------------
 
 NAME = r"[a-zA-Z_:][a-zA-Z0-9_:]*"
