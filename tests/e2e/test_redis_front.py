@@ -315,6 +315,57 @@ def front(request):
         yield running
 
 
+def hosts_doc(title):
+    """The commands of one chapter of docs/hosts.md."""
+    text = (REPO / "docs" / "hosts.md").read_text()
+    chapter = re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)[1]
+    return re.findall(r"^ {4,}(.*)$", chapter, re.MULTILINE)
+
+
+def test_a_backup_is_restored(front, tmp_path):
+    """As docs/hosts.md says; the Sentinels and the replica then have what the master has."""
+    master, replica = front.nodes
+    root, bin_ = tmp_path / "root", tmp_path / "bin"
+    for folder in (root / "etc/redis", root / "var/lib", bin_):
+        folder.mkdir(parents=True)
+    (root / "var/lib/redis").symlink_to(front.folder / master.name)
+    (bin_ / "redis-cli").write_text(
+        f'#!/bin/sh\nexec {shutil.which("redis-cli")} -p {master.address()[1]} "$@"\n'
+    )
+    (bin_ / "redis-cli").chmod(0o755)
+
+    def play(lines):
+        script = "\n".join(lines)
+        script = script.replace("-C /", f"-C {root}").replace("rm -rf /", f"rm -rf {root}/")
+        assert " /" not in script.replace(f" {root}", "")  # nothing of this machine's
+        done = subprocess.run(
+            ["bash", "-euc", script], cwd=tmp_path, check=False, capture_output=True, text=True,
+            timeout=60, env={"PATH": f"{bin_}:{os.environ['PATH']}", "REDISCLI_AUTH": PASSWORD},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+
+    master.call("SET", "said", "before")
+    play(hosts_doc("Backup"))
+    master.call("SET", "said", "after")
+    until("the replica has it", lambda: replica.call("GET", "said") == "after")
+
+    for sentinel in front.sentinels:
+        sentinel.stop()
+    stop, *files, start = hosts_doc("Restore")
+    assert (stop, start) == ("systemctl stop redis-server", "systemctl start redis-server")
+    master.stop()
+    play(files)
+    master.start()
+    until("the replica follows", lambda: "state=online" in master.call("INFO", "replication"), 30)
+    until("it has what the master has", lambda: replica.call("GET", "said") == "before", 30)
+    for sentinel in front.sentinels:
+        sentinel.start()
+    until("writing works", front.can_write)
+    assert front.leads_to(master)
+    assert master.call("GET", "said") == "before"
+    assert role(replica) == "slave"
+
+
 def test_no_other_than_the_master_from_the_first_moment(front):
     master, replica = front.nodes
     replica.pause()  # so that it takes a while until HAProxy knows better
