@@ -283,11 +283,12 @@ def test_tls(start_stack, tmp_path, name):
 
 
 def test_the_front_s_environment():
-    words = shlex.split(re.search(r"^    REDIS_1=.*?redis\.cfg$", DOC, re.M | re.S)[0])
-    environment = dict(word.split("=", 1) for word in words if "=" in word)
+    lines = [line for line in code(section("Failover")) if re.match(r"(REDIS|SENTINEL)_", line)]
+    assert len(lines) == 8
+    environment = dict(line.split("=", 1) for line in lines)
     program = shutil.which("haproxy", path=os.environ["PATH"] + ":/usr/sbin:/sbin")
     done = subprocess.run(
-        [program, "-dW", "-c", "-f", REPO / words[-1]],
+        [program, "-dW", "-c", "-f", REPO / "haproxy" / "redis.cfg"],
         env=environment, check=False, capture_output=True, text=True, timeout=20,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
