@@ -24,14 +24,22 @@ pytestmark = pytest.mark.timeout(900)
 
 OLD = "0.9.0"
 NEW = (REPO / "VERSION").read_text().strip()
-ROOT_PACKAGES = ("systemd", "systemd-sysv", "dbus", "redis-server", "haproxy", "needrestart")
+ROOT_PACKAGES = (
+    "systemd",
+    "systemd-sysv",
+    "dbus",
+    "redis-server",
+    "haproxy",
+    "curl",
+    "needrestart",
+)
 SERVICES = ("api-fcgi", "ws-broker@1", "ws-broker@2")
 KEY = signing_key("deb")
 
 
-def chapter(title):
-    """The commands of one chapter of docs/packages.md."""
-    text = (REPO / "docs/packages.md").read_text()
+def chapter(title, document="packages.md"):
+    """The commands of one chapter of a document."""
+    text = (REPO / "docs" / document).read_text()
     found = re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", text, re.M | re.S)
     lines = [line[4:] for line in found[1].splitlines() if line.startswith("    ")]
     assert lines, title
@@ -152,7 +160,8 @@ def root(debian, packages):
     quietly("shared/scripts/debian-root.sh", debian, str(folder), *ROOT_PACKAGES)
     (folder / "etc/apt/apt.conf.d/10yes").write_text('APT::Get::Assume-Yes "true";\n')
     download = (
-        f"apt-get update; apt-get install --download-only /debs/*.deb {' '.join(ROOT_PACKAGES)}"
+        "apt-get update;"
+        f" apt-get install --download-only /debs/*.deb curl {' '.join(ROOT_PACKAGES)}"
     )
     quietly(
         *("systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--pipe"),
@@ -297,6 +306,11 @@ def reloads(host):
         host.run(
             "cp /root/ws-broker.env /etc/hlchat; echo RATE_BURST=1 >>/etc/hlchat/ws-broker.env"
         )
+        host.run("cp /etc/hlchat/jwt.pem /root; echo junk >/etc/hlchat/jwt.pem")
+        host.fails(chapter("Change settings"))
+        assert "JWT_PUBLIC_KEY_FILE: /etc/hlchat/jwt.pem: " in host.run(
+            "cp /root/jwt.pem /etc/hlchat; journalctl --unit ws-broker@1"
+        )
         host.play("Change settings")
         for service in SERVICES[1:]:
             reloaded = (
@@ -316,12 +330,16 @@ def is_upgraded(host, packages):
     settings = host.settings()
     host.bring(packages[NEW])
     automatic = "export NEEDRESTART_MODE=a"  # it restarts whatever runs an old binary
-    assert host.run(f"cd /shared/debs; {automatic}; {install}").count(f"still {OLD}") == 2
+    assert host.run(f"cd /shared/debs; {automatic}; {install}").count("not restarted") == 2
     assert [host.pid(service) for service in SERVICES] == pids
     assert host.settings() == settings
     assert host.versions() == [OLD, OLD, OLD]
-    host.run("systemctl restart ws-broker@1")
-    assert host.versions() == [OLD, NEW, OLD]
+    # One that does not start is the last one that is touched, also where a shell goes on.
+    host.run("cd /etc/hlchat; cp ws-broker@1.env /root; echo RATE_BURST=0 >>ws-broker@1.env")
+    host.fails("\n".join(["set +e", *restarts]))
+    assert host.pid("ws-broker@2") == pids[2]
+    host.run("cp /root/ws-broker@1.env /etc/hlchat; systemctl restart ws-broker@1")
+    assert host.versions() == [NEW, NEW, OLD]
     host.run("\n".join(restarts))
     assert host.versions() == [NEW, NEW, NEW]
     host.becomes_ready()
@@ -334,6 +352,61 @@ def is_upgraded(host, packages):
     host.bring(packages[NEW])
     host.play("Upgrade")
     assert host.versions() == [NEW, NEW, NEW]
+
+
+def keeps_what_was_changed(host):
+    """Where the package changes it too, Enter does; what nobody has changed is the new one."""
+    debs = host.machine.shared / "debs"
+    for name in ("api-fcgi", "ws-broker"):
+        (deb,) = debs.glob(f"hlchat-{name}_*.deb")
+        tree = host.machine.shared / name
+        quietly("dpkg-deb", "--raw-extract", str(deb), str(tree))
+        with (tree / f"etc/hlchat/{name}.env").open("a") as file:
+            file.write("# new\n")
+        control = tree / "DEBIAN/control"
+        control.write_text(control.read_text().replace("-1~deb", "-2~deb"))
+        quietly("dpkg-deb", "--root-owner-group", "--build", str(tree), str(deb))
+    install = chapter("Upgrade").splitlines()[0]
+    ours = host.run("cat /etc/hlchat/ws-broker.env")
+    said = host.run(f"cd /shared/debs; echo | {install}")
+    assert "Configuration file '/etc/hlchat/ws-broker.env'" in said
+    assert host.run("cat /etc/hlchat/ws-broker.env") == ours
+    assert host.run("tail -n 1 /etc/hlchat/api-fcgi.env") == "# new\n"
+
+
+def follows_the_master(host):
+    """The unit of docs/redis.md, with one Sentinel in the place of three."""
+    lines = chapter("Failover", "redis.md").splitlines()
+    unit = lines[lines.index("[Unit]") : lines.index("WantedBy=multi-user.target") + 1]
+    values = dict(x.split("=", 1) for x in lines if re.match(r"(REDIS|SENTINEL)_", x))
+    password = host.run("sed -n 's/^requirepass //p' /etc/redis/hlchat.conf").strip()
+    values |= {name: "127.0.0.1:26379" for name in values if re.match(r"SENTINEL_\d", name)}
+    values |= {"REDIS_1": "127.0.0.1:6379", "REDIS_2": "127.0.0.1:6999"}
+    values |= {"REDIS_USER": "default", "REDIS_PASSWORD": password}
+    sentinel = [
+        *("port 26379", "bind 127.0.0.1", "dir /tmp"),
+        *("sentinel monitor chat 127.0.0.1 6379 2", f"sentinel auth-pass chat {password}"),
+    ]
+    for name, text in (
+        ("redis.env", [f"{name}={value}" for name, value in values.items()]),
+        ("hlchat-redis.service", unit),
+        ("sentinel.conf", sentinel),
+    ):
+        (host.machine.shared / name).write_text("\n".join(text) + "\n")
+    host.run(
+        "cd /shared; install -m 600 redis.env /etc/hlchat; redis-server ./sentinel.conf --sentinel"
+        " --daemonize yes; install -m 644 hlchat-redis.service /etc/systemd/system"
+    )
+    host.run("systemctl daemon-reload; systemctl enable --now hlchat-redis")
+    ping = f"REDISCLI_AUTH={password} redis-cli -p 6380 PING 2>&1 || true"
+    until("it leads to Redis", lambda: "PONG" in host.run(ping), 30, interval=0.5)
+    assert password not in host.run("journalctl --unit hlchat-redis; systemctl show hlchat-redis")
+    assert host.run(f"stat --format %U /proc/{host.pid('hlchat-redis')}") == "haproxy\n"
+    host.run(
+        "systemctl disable --now hlchat-redis; redis-cli -p 26379 SHUTDOWN; "
+        "rm /etc/hlchat/redis.env"
+    )
+    assert host.run("systemctl show --property Result --value hlchat-redis") == "success\n"
 
 
 def is_backed_up(host):
@@ -382,6 +455,8 @@ def test_one_host(start_host, packages):
     stops_in_its_own_time(host)
     reloads(host)
     is_upgraded(host, packages)
+    keeps_what_was_changed(host)
+    follows_the_master(host)
     archive = is_backed_up(host)
     is_removed_and_purged(host)
 
