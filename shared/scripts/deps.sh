@@ -52,7 +52,7 @@ for purpose in "$@"; do
         # Before Debian 13 docker.io is the client, too.
         command -v docker >/dev/null || grep -q '^VERSION_ID="12"' /etc/os-release || wanted+=(docker-cli)
         docker compose version >/dev/null 2>&1 || command -v docker-compose >/dev/null || wanted+=(docker-compose)
-        wanted+=("${root[@]}")
+        wanted+=("${root[@]}" openssl socat)
         ;;
     *) fail "unknown purpose '$purpose' (build, run, stub, tls, check, test, fuzz, bench, deb, root, images)" ;;
     esac

@@ -3,7 +3,6 @@
 Everything is asked as an operator would: docker, compose, and HAProxy's published port.
 """
 
-import http.client
 import json
 import os
 import re
@@ -17,9 +16,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
+from certificate import make_certificate, serial_of
 from checker import check
 from client import Client
 from crowd import Crowd
+from jwt_tokens import claims, signing_key
 from port import Port
 from stack import REPO, http_request, open_socket, until
 from trial import stored_in
@@ -30,8 +31,16 @@ pytestmark = pytest.mark.timeout(1800)
 COMPOSE = os.environ["COMPOSE"].split()
 VERSION = (REPO / "VERSION").read_text().strip()
 IMAGES = {name: f"hlchat-{name}" for name in ("ws", "api", "haproxy")}
+SUDO = [] if os.geteuid() == 0 else ["sudo"]
 # What a container of ours can do without.
 BARE = ["--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
+
+
+def documented(headline):
+    """The indented blocks below it in docs/containers.md."""
+    text = (REPO / "docs" / "containers.md").read_text().partition(f"\n## {headline}\n")[2]
+    text = text.partition("\n## ")[0]
+    return [textwrap.dedent(block) for block in re.findall(r"(?:^    .*\n)+", text, re.MULTILINE)]
 
 
 def run(*command, env=None, timeout=1500, **options):
@@ -64,10 +73,10 @@ def is_healthy(container):
     return inspect(container)["State"]["Health"]["Status"] == "healthy"
 
 
-def ask_inside(container, port, path):
+def ask_inside(container, port, path, host="127.0.0.1"):
     """The answer to a GET from inside the container; empty when nobody is there."""
     request = f"GET {path} HTTP/1.0\\r\\nHost: x\\r\\n\\r\\n"
-    script = f"exec 3<>/dev/tcp/127.0.0.1/{port} && printf '{request}' >&3 && cat <&3 || true"
+    script = f"exec 3<>/dev/tcp/{host}/{port} && printf '{request}' >&3 && cat <&3 || true"
     return docker("exec", container, "bash", "-c", script)
 
 
@@ -205,34 +214,74 @@ def test_each_runs_alone(chat, name):
         docker("rm", "--force", container)
 
 
-def test_side_by_side(chat):
-    """As sidecars of an ingress container, which share its addresses."""
-    containers = []
+def test_side_by_side_as_on_cloud_run(chat, tmp_path):
+    """docs/cloud-run.md: sidecars of an ingress container, which share its addresses."""
+    port, network, containers = Port(), f"{chat.tags[0]}-cloud-run", []
+    key = signing_key("cloud-run")
+    (tmp_path / "redis").write_text("redis://127.0.0.1\n")
+    key.write_public(tmp_path / "key.pem")
+    mounts = [f"--volume={tmp_path / name}:/secrets/{name}:ro" for name in ("redis", "key.pem")]
 
-    def start(name, network, **environment):
-        settings = [f"--env={key}={value}" for key, value in environment.items()]
-        options = ["--network", network, *BARE, *settings]
-        if name == "haproxy":
-            options += ["--tmpfs", "/run/hlchat:uid=10001"]
-        image = f"{IMAGES[name]}:{chat.tags[0]}"
-        containers.append(docker("run", "-d", *options, image).strip())
+    def start(image, *options, command=(), **settings):
+        settings = [f"--env={name}={value}" for name, value in settings.items()]
+        containers.append(docker("run", "-d", *BARE, *options, *settings, image, *command).strip())
         return containers[-1]
 
-    servers = {"API_1": "127.0.0.1:9000", "BROKER_1": "127.0.0.1:9001"}
-    try:
-        ingress = start("haproxy", "none", PORT=9876, **servers)
-        start("api", f"container:{ingress}", FCGI_LISTEN="127.0.0.1:9000")
-        listen = {"LISTEN": "127.0.0.1:9001", "OPS_LISTEN": "127.0.0.1:9101"}
-        start("ws", f"container:{ingress}", **listen)
-        for path in ("/", "/api", "/api/gaming/events"):
-            until(
-                f"{path} answers",
-                lambda path=path: re.match(r"HTTP/\S+ (?!503)", ask_inside(ingress, 9876, path)),
-                20,
-                interval=0.2,
+    def ours(name, *options, **settings):
+        return start(f"{IMAGES[name]}:{chat.tags[0]}", *options, CHAT_ENV="cloud_run", **settings)
+
+    def answers():
+        try:
+            return all(
+                http_request(address, "GET", path).status == 200
+                for path in ("/", "/api", "/api/gaming/events")
             )
+        except OSError:
+            return False
+
+    docker("network", "create", network)
+    try:
+        ingress = ours(
+            "haproxy",
+            *(f"--network={network}", f"--publish=127.0.0.1:{port.number}:9876"),
+            "--tmpfs=/run/hlchat:uid=10001",
+            **{"API_1": "127.0.0.1:9000", "BROKER_1": "127.0.0.1:9001", "PORT": 9876},
+            HAPROXY_TRUSTED_PROXIES="169.254.0.0/16",
+        )
+        beside = f"--network=container:{ingress}"
+        redis = ("redis-server", "--save", "")
+        start(os.environ["REDIS_IMAGE"], beside, "--user=redis", command=redis)
+        ours("api", beside, FCGI_LISTEN="127.0.0.1:9000")
+        ours(
+            "ws",
+            *(beside, *mounts),
+            **{"LISTEN": "127.0.0.1:9001", "OPS_LISTEN": "127.0.0.1:9101", "STORE": "redis"},
+            **{"REDIS_URL_FILE": "/secrets/redis", "DRAIN_DEADLINE_S": 8, "IDENTITY": "jwt"},
+            JWT_PUBLIC_KEY_FILE="/secrets/key.pem",
+            MINIGAME_ALLOW_FROM="10.0.0.0/8",  # for /api/gaming/events
+        )
+        address = ("127.0.0.1", port.number)
+        until("all of it answers", answers, 60, interval=0.2)
+        version = json.loads(http_request(address, "GET", "/api/version").body)
+        assert version["env"] == "DEVELOPMENT"
+        client = Client(open_socket(address)).login(key.token(claims(sub="anna")))
+        assert client.ask("message", message="hi")["message"] == "hi"
+        ingress, _, *servers = containers
+        began = time.monotonic()
+        docker("kill", "--signal=TERM", ingress, *servers)
+        codes = [int(code) for code in docker("wait", ingress, *servers).split()]
+        assert time.monotonic() - began < 10
+        assert codes[0] in (0, 128 + 15)
+        assert codes[1:] == [0, 0]
+        assert client.close_code() == 1006
+    except BaseException:
+        for container in containers:
+            print(docker("logs", "--tail", "10", container))
+        raise
     finally:
-        docker("rm", "--force", *containers)
+        docker("rm", "--force", *reversed(containers))
+        docker("network", "rm", network)
+        port.release()
 
 
 # All of them --------------------------------------------------------------------------------------
@@ -253,6 +302,12 @@ def test_compose_up_is_a_chat(chat):
             assert host["ReadonlyRootfs"]
             assert host["CapDrop"] == ["ALL"]
             assert host["SecurityOpt"] == ["no-new-privileges:true"]
+    broker = chat.containers("ws-broker")[0]
+    assert inspect(broker)["Config"]["StopTimeout"] == 40
+    # Who is in the network has the metrics.
+    for host, port in (("ws-broker", 9101), ("haproxy", 8404)):
+        neighbour = chat.containers("api-fcgi")[0]
+        assert ask_inside(neighbour, port, "/metrics", host).startswith("HTTP/1.1 200")
 
 
 def test_the_messages_are_in_a_volume(chat):
@@ -295,44 +350,114 @@ def test_a_restart_of_one_api_fails_no_request(chat):
     assert set(statuses) == {200}
 
 
-def test_https_as_documented(chat):
-    text = (REPO / "docs" / "containers.md").read_text().partition("`compose.override.yaml`")[2]
-    override = textwrap.dedent(re.search(r"(?:^    .*\n)+", text, re.MULTILINE).group())
-    folder = REPO / "build" / "images"
-    (folder / "certs").mkdir(parents=True, exist_ok=True)
-    pem = folder / "certs" / "localhost.pem"
-    new = ("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost")
-    run(*new, "-keyout", str(pem), "-out", str(pem))
-    pem.chmod(0o644)
-    port = Port()
-    for ours, tests in (("./certs", str(pem.parent)), ("0.0.0.0:8443", f"{port.number}")):
-        assert ours in override
-        override = override.replace(ours, tests)
-    (folder / "override.yaml").write_text(override)
-    files = chat.environment["COMPOSE_FILE"]
+class Site:
+    """What docs/containers.md has below /srv/hlchat, in a folder of the test's."""
 
-    def answers():
-        tls = ssl._create_unverified_context()
-        connection = http.client.HTTPSConnection("localhost", port.number, timeout=5, context=tls)
+    def __init__(self, folder, port):
+        self.folder, self.port = folder, port
+        self.key = signing_key("players")
+        self.file = folder / "certs" / "chat.example.pem"
+        for name in ("certs", "keys", "run"):
+            (folder / name).mkdir()
+        self.serial = serial_of(make_certificate(self.file, self.file))
+        self.key.write_public(folder / "keys" / "id.pem")
+        (folder / "redis.url").write_text("redis://redis\n")
+        run(*SUDO, "chown", "-R", "10001", str(folder / "certs"), str(folder / "run"))
+
+    def here(self, text):
+        assert "/srv/hlchat" in text
+        return text.replace("/srv/hlchat", str(self.folder))
+
+    def settings(self, text):
+        """Those of .env that are not of another machine."""
+        settings = dict(line.split("=", 1) for line in text.splitlines())
+        return {k: v for k, v in settings.items() if k in ("CHAT_ENV", "IDENTITY")}
+
+    def override(self, text):
+        assert '"443:443"' in text
+        text = self.here(text).replace('"443:443"', f'"127.0.0.1:{self.port.number}:443"')
+        path = self.folder / "override.yaml"
+        path.write_text(text)
+        return path
+
+    def open(self):
+        tls = ssl.create_default_context()
+        tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
+        return open_socket(("127.0.0.1", self.port.number), tls=tls)
+
+    def serving(self):
+        """The serial number of the certificate that a new connection sees."""
         try:
-            connection.request("GET", "/api")
-            return connection.getresponse().status == 200
+            with self.open() as sock:
+                return serial_of(sock.getpeercert(True))
         except OSError:
-            return False
-        finally:
-            connection.close()
+            return None
 
+
+def test_for_players_as_documented(chat, tmp_path):
+    port = Port()
+    site = Site(tmp_path, port)
+    env, override, renewal = documented("For players")
+    env = site.settings(env)
+    files = chat.environment["COMPOSE_FILE"]
     try:
-        chat.set(COMPOSE_FILE=f"{files}:{folder / 'override.yaml'}")
+        chat.set(**env, COMPOSE_FILE=f"{files}:{site.override(override)}")
         chat.compose("up", "-d")
-        until("HTTPS answers", answers, 60, interval=0.2)
-        assert http_request(chat.address(), "GET", "/").status == 308
+        until("HTTPS is there", lambda: site.serving() == site.serial, 60, interval=0.2)
+        until("brokers are found", lambda: chat.servers("brokers_ready") == 2, 60, interval=0.2)
         (haproxy,) = chat.containers("haproxy")
         until("it is healthy", lambda: is_healthy(haproxy), 30, interval=0.2)
+        redirect = http_request(chat.address(), "GET", "/", headers={"Host": "a.example:80"})
+        assert redirect.status == 308
+        assert redirect.headers["Location"] == "https://a.example/"
+        assert "identity_dev" not in chat.compose("logs", "ws-broker")
+        anna = Client(site.open()).login(site.key.token(claims(sub="anna")))
+
+        made = [tmp_path / "fullchain.pem", tmp_path / "privkey.pem"]
+        make_certificate(*made)
+        for file in made:
+            renewal = renewal.replace(file.name, str(file))
+        chat.shell(" ".join([*SUDO, "env", site.here(renewal)]))
+        assert site.serving() == serial_of(made[0])
+        assert chat.containers("haproxy") == [haproxy]
+        assert anna.ask("message", message="still here")["message"] == "still here"
+
+        chat.compose("kill", "-s", "HUP", "ws-broker")
+        until(
+            "both have read their keys again",
+            lambda: chat.compose("logs", "ws-broker").count("settings reloaded") == 2,
+            interval=0.2,
+        )
+        assert anna.ask("history", limit=1)["history"][0]["message"] == "still here"
+        docker("restart", haproxy)
+        renewed = serial_of(made[0])
+        until("it is what is stored", lambda: site.serving() == renewed, 30, interval=0.2)
     finally:
         chat.set(COMPOSE_FILE=files)
+        for name in env:
+            del chat.environment[name]
         port.release()
     chat.up()
+    assert "identity_dev" in chat.compose("logs", "ws-broker")
+
+
+def test_backup_and_restore_as_documented(chat, tmp_path):
+    archive = "hlchat-backup.tar.gz"
+    backup, restore = (
+        script.replace(archive, str(tmp_path / archive))
+        for script in documented("Backup and restore")
+    )
+    chat.connect("anna").ask("message", message="in the backup")
+    chat.shell(backup)
+    assert (tmp_path / archive).stat().st_mode & 0o777 == 0o600
+    chat.compose("down", "--volumes")
+    chat.up()
+    chat.connect("anna").ask("message", message="of another chat")
+    chat.shell(restore)
+    until("the chat answers", chat.answers, 60, interval=0.2)
+    history = chat.connect("anna").history(limit=1000)
+    assert history[0]["message"] == "in the backup"
+    assert "of another chat" not in [entry["message"] for entry in history]
 
 
 def test_one_more_broker_is_found(chat):
@@ -345,7 +470,7 @@ def crowd(chat):
     """Of a chat in which nothing was said yet."""
     chat.compose("down", "--volumes")
     chat.up()
-    with Crowd(chat, clients=60, talkers=20, per_second=0.5) as crowd:
+    with Crowd(chat, clients=60, talkers=20, per_second=0.2) as crowd:
         crowd.begin()
         crowd.talk(until_back=40)
         yield crowd
@@ -374,15 +499,33 @@ def test_a_broker_stops_under_load(chat, crowd):
 
 
 def test_the_documented_upgrade(chat, crowd):
-    text = (REPO / "docs" / "containers.md").read_text().partition("## Upgrading")[2]
-    block = re.search(r"(?:^    .*\n)+", text, re.MULTILINE).group()
-    before = [*chat.containers("ws-broker"), *chat.containers("api-fcgi")]
-    chat.tags.append(chat.tags[0] + "-next")
-    chat.set(HLCHAT_TAG=chat.tags[-1])
-    chat.shell(textwrap.dedent(block))
-    assert chat.answers()
+    (script,) = documented("Upgrading")
+    build, replace_all = script.splitlines()
+    first = chat.tags[0]
+    chat.compose("up", "-d", "--no-recreate", "--scale", "ws-broker=3")
+    until("three are found", lambda: chat.servers("brokers_ready") == 3, 60, interval=0.2)
+
+    # A broker that does not start: nobody is moved.
+    brokers = chat.containers("ws-broker")
+    chat.tags.append(f"{first}-broken")
+    docker("tag", f"hlchat-api:{first}", f"hlchat-api:{first}-broken")
+    broken = docker("create", "--entrypoint", "false", f"hlchat-ws:{first}").strip()
+    docker("commit", broken, f"hlchat-ws:{first}-broken")
+    docker("rm", broken)
+    chat.set(HLCHAT_TAG=f"{first}-broken")
+    with pytest.raises(AssertionError, match="does not come to lead to the new ws-broker"):
+        chat.shell(replace_all)
+    assert sorted(chat.containers("ws-broker")) == sorted(brokers)
+    until("the fourth is forgotten", lambda: chat.servers("brokers_ready") == 3, 20, interval=0.2)
+    assert crowd.stayed() == len(crowd.members)
+
+    chat.tags.append(f"{first}-next")
+    chat.set(HLCHAT_TAG=f"{first}-next")
+    before = [*brokers, *chat.containers("api-fcgi")]
+    chat.shell(f"{build}\n{replace_all}")
+    until("three are found", lambda: chat.servers("brokers_ready") == 3, 20, interval=0.2)
     after = [*chat.containers("ws-broker"), *chat.containers("api-fcgi")]
-    assert len(after) == 4
+    assert len(after) == 5
     assert not set(before) & set(after)
-    assert {inspect(c)["Config"]["Image"].rpartition(":")[2] for c in after} == {chat.tags[-1]}
+    assert {inspect(c)["Config"]["Image"].rpartition(":")[2] for c in after} == {f"{first}-next"}
     nothing_is_lost(chat, crowd)
