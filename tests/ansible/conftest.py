@@ -49,7 +49,8 @@ def under_load():
             # (The playbook says a word too, and there were people before.)
             problems = [text for text in check(run) if not text.startswith("nobody sent ")]
             assert not problems, "\n".join(problems[:20])
-            assert not crowd.errors
+            # A change of master may take longer than a message waits; its sender is told.
+            assert all(store and "try again" in error for error in crowd.errors)
             assert set(crowd.closes) <= {1012}, crowd.closes
         return outcome
 
