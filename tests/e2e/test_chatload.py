@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+import socket
 import subprocess
+import threading
 
 import pytest
 from mangle import Mangler
@@ -131,6 +133,25 @@ def test_a_closed_connection_is_told(start_stack):
     assert running.returncode == 1
     report = json.loads(out)
     assert report["closed"] == {"1012": 5}
+
+
+def test_an_endless_answer_to_the_handshake_is_told():
+    def answer(listener):
+        peer, _ = listener.accept()
+        with peer, contextlib.suppress(OSError):
+            peer.settimeout(60)
+            peer.sendall(b"HTTP/1.1 200 OK\r\nX: ")
+            for _ in range(256):  # far more than its buffer
+                peer.sendall(b"a" * (1 << 16))
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(60)
+        server = threading.Thread(target=answer, args=[listener])
+        server.start()
+        status, report = chatload(listener.getsockname(), clients=1, seconds=0)
+        server.join(60)
+    assert (status, report["failed"]) == (1, 1)
+    assert "does not end" in report["first_error"]
 
 
 def test_unix_sockets(start_stack):

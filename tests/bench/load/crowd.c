@@ -21,6 +21,7 @@ enum {
     EVENTS = 64,                 /* handled before sending gets its turn again */
     STALLED_BUFFER = 4096,       /* bytes; so that they are in the way soon */
     PORTS_OF_AN_ADDRESS = 16000, /* clients, of the 28,000 ports that Linux gives out */
+    ANSWER_MAX = 16 << 10,       /* bytes of the answer to the handshake */
     ERROR_FRAME_MAX = 4096,      /* beyond that a text that begins with {"error" is none */
 };
 
@@ -346,6 +347,11 @@ static int log_in(struct crowd *crowd, struct crowd_client *client) {
  */
 static ssize_t on_answer(struct crowd *crowd, const uint8_t *data, size_t len) {
     const uint8_t *stop = memmem(data, len, "\r\n\r\n", 4);
+    if (!stop && len > ANSWER_MAX) {
+        static const char why[] = "an answer to the handshake that does not end";
+        note_error(crowd, why, sizeof(why) - 1);
+        return -1;
+    }
     if (!stop)
         return 0;
     size_t size = (size_t)(stop - data) + 4;
