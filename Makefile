@@ -148,7 +148,7 @@ $(VENV)/stamp: tests/requirements.txt
 BENCH_SECONDS ?= 2
 BENCH         ?= full
 .PHONY: bench
-bench: ## measure all, against the limit and against others, into docs/benchmarks: 15 minutes (BENCH=quick: one)
+bench: ## measure all, against the limit and against others, into docs/benchmarks: 15 minutes (BENCH=quick: 3)
 	@shared/scripts/deps.sh bench
 	@+$(MAKE) --no-print-directory --silent all $(BENCHES) $(BENCH_PROGRAMS) $(VENV)/stamp
 	@$(VENV)/bin/python tests/bench/compare.py --seconds $(BENCH_SECONDS) $(if $(filter quick,$(BENCH)),--quick)
