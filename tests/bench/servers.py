@@ -40,21 +40,41 @@ class Server:
     options: dict = field(default_factory=dict)  # of chatload
 
     def cpu_ticks(self):
-        return sum(
-            int(ticks)
-            for pid in self.pids.values()
-            for ticks in Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[11:13]
-        )
-
-    def settle(self):
-        """Waits until it has nothing to do: the clients of the last run are gone."""
-        deadline = time.monotonic() + 5
-        before = -1
-        while (now := self.cpu_ticks()) > before >= -1 and time.monotonic() < deadline:
-            before = now
-            time.sleep(0.1)
+        """0 when it is dead: chatload tells that."""
+        ticks = 0
+        for pid in self.pids.values():
+            with contextlib.suppress(OSError):
+                stat = Path(f"/proc/{pid}/stat").read_text()
+                ticks += sum(int(n) for n in stat.rpartition(") ")[2].split()[11:13])
+        return ticks
 
 
+up = []  # all servers that run now
+
+
+@contextlib.contextmanager
+def serving(server):
+    up.append(server)
+    try:
+        yield server
+    finally:
+        up.remove(server)
+
+
+def settle():
+    """Waits until no server has anything to do: the clients of the last run are gone."""
+    deadline = time.monotonic() + 5
+    before = [-1] * len(up)
+    while (now := [server.cpu_ticks() for server in up]) != before:
+        if time.monotonic() > deadline:
+            busy = [s.name for s, a, b in zip(up, before, now, strict=True) if a != b]
+            print(f"bench: still busy after 5 s: {', '.join(busy)}", file=sys.stderr, flush=True)
+            return
+        before = now
+        time.sleep(0.1)
+
+
+started = []  # chatloads
 commands = {}  # that chatload was called with, for the report; its keys are a set that keeps order
 
 
@@ -71,7 +91,18 @@ def start_chatload(server, **options):
         what += [f"--{name.replace('_', '-')}", str(value)]
     commands[f"chatload --connect ADDRESS --pid NAME=PID {shlex.join(what)}"] = True
     command = [str(BUILD / "bench" / "chatload"), *where, *peer, *what]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    started.append(
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    )
+    return started[-1]
+
+
+def end_chatloads():
+    """What a part that failed has left behind."""
+    for running in started:
+        running.kill()
+        running.wait()
+    started.clear()
 
 
 def report_of(running):
@@ -82,7 +113,7 @@ def report_of(running):
 
 
 def chatload(server, **options):
-    server.settle()
+    settle()
     return report_of(start_chatload(server, **options))
 
 
@@ -111,7 +142,8 @@ def hlchat(name, *, haproxy=False, brokers=1, **settings):
             name, [text(p.address()) for p in addresses], {p.name: p.pid for p in programs}
         )
         server.stack = stack
-        yield server
+        with serving(server):
+            yield server
 
 
 # the others -------------------------------------------------------------------------------------
@@ -140,7 +172,10 @@ def program(name, command, log, port, helpers=(), pid_of=lambda process: process
         until(f"{name} listens", listens, 30)
         pids = {name: pid_of(process), **{helper.name: helper.pid for helper in helpers}}
         plain = {"login": "", "message": ENVELOPE}
-        yield Server(name, [f"127.0.0.1:{port.number}"], pids, {**plain, **options})
+        with serving(
+            Server(name, [f"127.0.0.1:{port.number}"], pids, {**plain, **options})
+        ) as server:
+            yield server
     finally:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
