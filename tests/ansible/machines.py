@@ -68,6 +68,7 @@ class Machine:
         self.machines, self.name, self.address = machines, name, address
         self.folder = machines.folder / name
         self.namespace = f"{machines.id}-{name}"
+        self.link = f"{machines.id}{address.rpartition('.')[2]}"
         self._process = None
 
     def boot(self):
@@ -82,11 +83,10 @@ class Machine:
         for folder in ("etc/apt/sources.list.d", "var/lib/apt/lists"):
             shutil.rmtree(root / folder, ignore_errors=True)
         (root / "etc/apt/sources.list").write_text("deb [trusted=yes] file:/srv/packages ./\n")
-        link = f"{self.machines.id}{self.address.rpartition('.')[2]}"
         space = self.namespace
         run("ip", "netns", "add", space)
-        run("ip", "link", "add", link, "type", "veth", "peer", "name", "host0", "netns", space)
-        run("ip", "link", "set", link, "master", self.machines.id, "up")
+        run("ip", "link", "add", self.link, "type", "veth", "peer", "name", "host0", "netns", space)
+        run("ip", "link", "set", self.link, "master", self.machines.id, "up")
         run("ip", "-n", space, "addr", "add", f"{self.address}/24", "dev", "host0")
         run("ip", "-n", space, "link", "set", "host0", "up")
         run("ip", "-n", space, "link", "set", "lo", "up")
@@ -126,6 +126,8 @@ class Machine:
                 self._process.kill()
                 self._process.wait()
         run("umount", "-l", self.folder / "root", must=False)
+        # The namespace may live on for a while, for connections that nobody has closed.
+        run("ip", "link", "del", self.link, must=False)
         run("ip", "netns", "del", self.namespace, must=False)
 
 
