@@ -245,7 +245,7 @@ static void give_up(struct fanout *fanout, struct fanout_client *client) {
     fanout->sink->on_slow(client->peer);
 }
 
-/* What write_next() has done: all there is, one piece of it, or nothing as the client has gone. */
+/* What write_next() found. */
 enum progress { PROGRESS_DONE = 0, PROGRESS_WROTE = 1, PROGRESS_STOPPED = 2 };
 
 /* Gives the client the next piece of its sequence: a span of broadcasts or one reply. */
@@ -284,9 +284,7 @@ static enum progress write_next(struct fanout *fanout, struct fanout_client *cli
         pop_reply(fanout, client);
         account_replies(fanout, client);
     }
-    bool has_more = client->_first || client->_end != NO_END ||
-                    (slot && slot->cursor != ring_head(fanout->ring));
-    return has_more ? PROGRESS_WROTE : PROGRESS_DONE;
+    return PROGRESS_WROTE;
 }
 
 static void wait_for_writable(struct fanout *fanout, struct fanout_client *client) {
