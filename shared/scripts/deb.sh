@@ -37,7 +37,7 @@ build() { # command...: runs a command in the exported tree
         (cd "$work/hlchat" && "$@")
     else
         systemd-nspawn --quiet --register=no --keep-unit --pipe --directory="build/root/$release-build" \
-            --bind="$work:/work" --chdir=/work/hlchat --setenv=DEBIAN_FRONTEND=noninteractive "$@" </dev/null
+            --bind="$work:/build" --chdir=/build/hlchat --setenv=DEBIAN_FRONTEND=noninteractive "$@" </dev/null
     fi
 }
 quietly() { # command...
