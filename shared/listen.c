@@ -2,6 +2,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -40,11 +41,11 @@ static socklen_t fill(const struct address_listen *address, union socket_address
 }
 
 /* Whether somebody answers on the unix socket. */
-static int is_served(const union socket_address *name, socklen_t len) {
+static bool is_served(const union socket_address *name, socklen_t len) {
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0)
-        return 1; /* not known: leave the file alone */
-    int served = connect(fd, &name->any, len) == 0 || errno != ECONNREFUSED;
+        return true; /* not known: leave the file alone */
+    bool served = connect(fd, &name->any, len) == 0 || errno != ECONNREFUSED;
     close(fd);
     return served;
 }

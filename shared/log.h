@@ -1,15 +1,15 @@
 /*
  * log.h: one event, one line, to stderr.
  *
- *   text  2026-11-23T10:03:04.123Z info broker ready listen=127.0.0.1:9001 clients=0
- *   json
- * {"time":"2026-11-23T10:03:04.123Z","level":"info","module":"broker","event":"ready","listen":"127.0.0.1:9001","clients":0}
+ *   text  2026-11-23T10:03:04.123Z info broker ready max_clients=19936
+ *   json  {"time":"2026-11-23T10:03:04.123Z","level":"info","module":"broker",
+ *          "event":"ready","max_clients":19936}
  *
  * A line is written by one write(2), so lines of several threads do not mix. Text values are quoted
  * when they hold anything but plain characters, control bytes are escaped, and a value over 256
  * bytes is cut with "...": nothing from outside can forge a line. errno is left as it was. Never
- * pass a token, a password or a message text: see docs. Any thread may log, and
- * log_init() may be called at any time.
+ * pass a token, a password or a message text. Any thread may log, and log_init() may be called at
+ * any time.
  */
 #ifndef HLCHAT_LOG_H
 #define HLCHAT_LOG_H

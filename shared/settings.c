@@ -117,7 +117,7 @@ static const struct row rows[] = {
     {"Limits", "CONNECT_RATE_PER_ADDRESS", BROKER | LIVE, ROW_INT, MEMBER(connect_rate_per_address),
      "0", 0, 100000, NULL, "new ones per second from one address; 0: no limit"},
     {"Limits", "LOGIN_ATTEMPTS", BROKER | LIVE, ROW_INT, MEMBER(login_attempts), "5", 1, 1000, NULL,
-     "failed logins before a connection is closed"},
+     "refused logins that close a connection"},
     {"Limits", "LOGIN_FAILURES_PER_MINUTE", BROKER | LIVE, ROW_INT,
      MEMBER(login_failures_per_minute), "60", 0, 100000, NULL,
      "refused logins from one address; 0: no limit"},

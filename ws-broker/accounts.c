@@ -1,6 +1,5 @@
 #include "ws-broker/accounts.h"
 
-#include <ctype.h>
 #include <json-c/json.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -10,8 +9,8 @@
 #include <utlist.h>
 
 #include "shared/log.h"
-#include "shared/status.h"
 #include "ws-broker/http.h"
+#include "ws-broker/identity.h"
 #include "ws-broker/log_limit.h"
 #include "ws-broker/utf8.h"
 

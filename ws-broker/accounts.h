@@ -13,8 +13,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "ws-broker/identity.h"
-
 struct accounts;
 struct accounts_wait;
 struct http;

@@ -2,8 +2,9 @@
  * chatlog.h: the one ordered log that is the chat.
  *
  * What is appended comes back to the follower in the log's order, the same for everybody who
- * follows. One implementation a file: chatlog_memory.c keeps the log in this process (one broker).
- * Handlers and the broker see only this interface. Loop thread only.
+ * follows. One implementation a file: chatlog_memory.c keeps the log in this process (one broker),
+ * chatlog_redis.c in a Redis Stream (any number of them). Handlers see only this interface. Loop
+ * thread only.
  */
 #ifndef HLCHAT_CHATLOG_H
 #define HLCHAT_CHATLOG_H

@@ -1,8 +1,8 @@
 /*
  * drain.h: how a broker ends without losing anybody: what it does when.
  *
- *   DRAIN_NOT ─signal─> DRAIN_ACCEPTING ─two checks of HAProxy─> DRAIN_CLOSING ─nobody left─>
- * DRAIN_OVER
+ *   DRAIN_NOT ──signal──> DRAIN_ACCEPTING ──two checks of HAProxy──>
+ *   DRAIN_CLOSING ──nobody left──> DRAIN_OVER
  *
  * While accepting, everything goes on, but /readyz says 404, so that HAProxy sends no more clients.
  * Then clients are dismissed at a pace at which the other brokers can take them. It is over when

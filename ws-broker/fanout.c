@@ -314,7 +314,7 @@ void fanout_writable(struct fanout *fanout, struct fanout_client *client) {
         client->_choked = false;
 }
 
-void fanout_flush(struct fanout *fanout, int64_t now_ms) {
+static void flush(struct fanout *fanout, int64_t now_ms) {
     uint64_t head = ring_head(fanout->ring);
     metric_observe(&flush_messages, head - fanout->flushed);
     /* Backwards: a client that leaves is replaced by the last one, which was already served. */
@@ -350,6 +350,6 @@ int64_t fanout_turn_end(struct fanout *fanout, int64_t now_ms) {
             return FANOUT_AGAIN;
         }
     }
-    fanout_flush(fanout, now_ms);
+    flush(fanout, now_ms);
     return FANOUT_QUIET;
 }

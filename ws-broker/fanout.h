@@ -66,7 +66,7 @@ struct fanout_client {
         *next;      /* list of clients with replies to look at (utlist's names) */
     size_t _queued; /* bytes of those replies */
     uint64_t _end;  /* broadcasts from this one on are not for it; see fanout_end() */
-    uint32_t _slot; /* place in the array of joined clients, or FANOUT_NO_SLOT */
+    uint32_t _slot; /* place in the array of joined clients, if it has joined */
     bool _choked, _listed, _paused, _dead;
 };
 
@@ -125,9 +125,6 @@ enum { FANOUT_QUIET = -1, FANOUT_AGAIN = 0 };
  * latest.
  */
 int64_t fanout_turn_end(struct fanout *fanout, int64_t now_ms);
-
-/** Gives out at once what is pending, for the end of the process. */
-void fanout_flush(struct fanout *fanout, int64_t now_ms);
 
 /** The client's socket takes bytes again. */
 void fanout_writable(struct fanout *fanout, struct fanout_client *client);

@@ -9,7 +9,6 @@
 #include <sys/random.h>
 #include <uthash.h>
 
-#include "shared/log.h"
 #include "shared/status.h"
 #include "ws-broker/chatlog.h"
 #include "ws-broker/games.h"

@@ -1,9 +1,10 @@
 /*
  * identity.h: the question "who is this?", asked once per login.
  *
- * Two implementations: identity_dev.c (development: anybody is anybody) and identity_token.c
- * (access tokens of any OpenID provider; with the Heavenland account API also nicknames from there,
- * and username and password). broker.c picks one by the setting IDENTITY. Loop thread only.
+ * Of players: identity_dev.c (development: anybody is anybody) or identity_token.c (access tokens
+ * of any OpenID provider; with the Heavenland account API also nicknames from there, and username
+ * and password); broker.c picks one by the setting IDENTITY. Of game servers: identity_secret.c.
+ * Loop thread only.
  */
 #ifndef HLCHAT_IDENTITY_H
 #define HLCHAT_IDENTITY_H

@@ -1,7 +1,6 @@
 #include "ws-broker/jwt.h"
 
 #include <json-c/json.h>
-#include <math.h>
 #include <openssl/err.h>
 #include <openssl/evp.h>
 #include <stdbool.h>

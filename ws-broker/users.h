@@ -11,7 +11,6 @@
 #include <stdint.h>
 #include <uthash.h>
 
-#include "ws-broker/identity.h"
 #include "ws-broker/rate.h"
 
 struct user {

@@ -38,9 +38,10 @@ struct verifier_options {
     void *user;
 };
 
+enum { VERIFIER_ERROR_MAX = 512 };
+
 /** NULL: no memory, or a file without a fit key; the reason was logged. */
 struct verifier *verifier_new(const struct verifier_options *options, int64_t now_ms);
-enum { VERIFIER_ERROR_MAX = 512 };
 
 /** Whether verifier_new() can use these files. CHAT_EINVAL: `error` says which it cannot. */
 int verifier_check_files(const char *pem_files, char error[VERIFIER_ERROR_MAX]);

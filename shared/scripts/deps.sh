@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that a purpose needs: deps.sh [--only-check] build|run|stub|tls|check|test|fuzz|bench|deb|root|images ...
+# Installs the Debian packages that a purpose needs: deps.sh [--only-check] build|run|stub|tls|check|test|fuzz|bench|deb|root|ansible|images ...
 # Says what it installs; uses sudo when not root. --only-check installs nothing and fails with one line instead.
 set -euo pipefail
 
@@ -54,7 +54,7 @@ for purpose in "$@"; do
         docker compose version >/dev/null 2>&1 || command -v docker-compose >/dev/null || wanted+=(docker-compose)
         wanted+=("${root[@]}" openssl socat)
         ;;
-    *) fail "unknown purpose '$purpose' (build, run, stub, tls, check, test, fuzz, bench, deb, root, images)" ;;
+    *) fail "unknown purpose '$purpose' (build, run, stub, tls, check, test, fuzz, bench, deb, root, ansible, images)" ;;
     esac
 done
 

@@ -16,6 +16,7 @@
 #include "tests/unit/secret_watch.h"
 #include "tests/unit/token_maker.h"
 #include "ws-broker/accounts.h"
+#include "ws-broker/identity.h"
 
 #define URL "http://accounts.example:8081"
 

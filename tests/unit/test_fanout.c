@@ -816,17 +816,6 @@ static void test_quarter_of_the_ring_flushes_at_once(void **state) {
     assert_int_equal(peers[0].len, 2 * FRAME_MAX);
 }
 
-static void test_flush_now(void **state) {
-    (void)state;
-    join(&peers[0]);
-    broadcast("a");
-    fanout_flush(fanout, 0);
-    check_got(&peers[0], "a");
-    assert_int_equal(fanout_turn_end(fanout, 0), FANOUT_QUIET);
-    fanout_flush(fanout, 0);
-    check_got(&peers[0], "");
-}
-
 /* The interval holds from one flush to the next; after a long pause there is no delay. */
 static void test_flush_interval(void **state) {
     (void)state;
@@ -1101,7 +1090,7 @@ static void run_model(uint64_t seed, int peers_used, int interval_ms) {
         assert_int_equal(fanout_joined(fanout), joined);
     }
     /* All sockets empty: now everybody has got everything. */
-    fanout_flush(fanout, 100000);
+    settle(100000);
     for (int i = 0; i < peers_used; i++) {
         peers[i].choke_after = 0;
         unchoke_until_done(&peers[i]);
@@ -1163,7 +1152,6 @@ int main(void) {
         FANOUT_TEST(test_flush_waits_for_quiet),
         FANOUT_TEST(test_flush_waits_so_many_turns),
         FANOUT_TEST(test_quarter_of_the_ring_flushes_at_once),
-        FANOUT_TEST(test_flush_now),
         FANOUT_TEST(test_room),
         FANOUT_TEST(test_room_overruns_nobody),
         INTERVAL_TEST(test_flush_interval),

@@ -8,6 +8,7 @@
 
 #include <cmocka.h>
 
+#include "ws-broker/identity.h"
 #include "ws-broker/users.h"
 
 static const struct rate_limit five = {.per_second = 5, .burst = 20};
