@@ -721,7 +721,8 @@ static int check_together(const struct loader *loader) {
     if (!(loader->program & PROGRAM_BROKER))
         return CHAT_OK;
     if (settings->chat_env != PROFILE_DEV && settings->identity == IDENTITY_DEV)
-        return complain(loader, "IDENTITY=dev lets anybody be anybody: CHAT_ENV=%s refuses it",
+        return complain(loader,
+                        "IDENTITY=dev lets anybody be anybody: CHAT_ENV=%s wants jwt or heavenland",
                         profile);
     if (settings->identity != IDENTITY_DEV && !settings->jwt_public_key_file && !settings->jwks_url)
         return complain(loader, "IDENTITY=%s wants JWT_PUBLIC_KEY_FILE or JWKS_URL",
@@ -737,7 +738,7 @@ static int check_together(const struct loader *loader) {
         return complain(loader, "HEAVENLAND_API_URL must not have a ?: paths are appended to it");
     if (settings->chat_env != PROFILE_DEV && settings->store == STORE_MEMORY)
         return complain(
-            loader, "STORE=memory forgets the chat at a restart: CHAT_ENV=%s refuses it", profile);
+            loader, "STORE=memory forgets the chat at a restart: CHAT_ENV=%s wants redis", profile);
     if (settings->identity != IDENTITY_DEV && settings->frame_max_bytes < TOKEN_FRAME_MIN)
         return complain(loader,
                         "FRAME_MAX_BYTES is %d, but must be at least %d: a login's token may have "

@@ -701,9 +701,10 @@ static void production_refuses_what_suits_development(void **state) {
     for (int i = 0; i < 2; i++) {
         char line[256];
         LOAD(broker, .flags = {"--chat-env", profiles[i]});
-        snprintf(line, sizeof(line),
-                 "ws-broker: IDENTITY=dev lets anybody be anybody: CHAT_ENV=%s refuses it",
-                 profiles[i]);
+        snprintf(
+            line, sizeof(line),
+            "ws-broker: IDENTITY=dev lets anybody be anybody: CHAT_ENV=%s wants jwt or heavenland",
+            profiles[i]);
         assert_refused(&broker, line);
         /* api-fcgi has neither */
         LOAD(api, .program = PROGRAM_API, .flags = {"--chat-env", profiles[i]});
