@@ -120,10 +120,10 @@ run_unit() {
 
 # e2e ----------------------------------------------------------------------------------------------
 
-# The quick ones of the chaos tests are among them.
+# The quick ones of the chaos tests are among them, and those of `make bench`.
 run_e2e() {
     # A class shares one running stack, so it stays with one worker.
-    run_pytest e2e tests/e2e tests/chaos -n "${PYTEST_WORKERS:-2}" --dist loadscope -m "not long"
+    run_pytest e2e tests/e2e tests/chaos tests/bench -n "${PYTEST_WORKERS:-2}" --dist loadscope -m "not long"
 }
 
 # chaos: one at a time, because it measures how long things take.

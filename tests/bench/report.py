@@ -9,7 +9,8 @@ from pathlib import Path
 from statistics import median
 from xml.sax.saxutils import escape
 
-from servers import ENVELOPE, REPO
+from goals import MISSED
+from servers import ENVELOPE, REPO, cpu_s_used
 
 KEY = "deliveries_per_cpu_s"
 
@@ -33,14 +34,29 @@ class Machine:
         self.load = os.getloadavg()
         self.date = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
         self.began = self.ticks()
+        self.began_s = cpu_s_used()
 
     @staticmethod
     def ticks():
-        numbers = [int(n) for n in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
-        return sum(numbers), numbers[7]
+        """Of all cores: all, what programs here used, what other machines had."""
+        user, nice, system, idle, wait, irq, softirq, steal = (
+            int(n) for n in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]
+        )
+        used = user + nice + system + irq + softirq
+        return used + idle + wait + steal, used, steal
+
+    def is_busy(self):
+        return self.load[0] > os.cpu_count() / 2
+
+    def of_others(self):
+        """Percent of the CPU time since the start: of other programs, of other machines."""
+        pairs = zip(self.ticks(), self.began, strict=True)
+        total, used, steal = (now - then for now, then in pairs)
+        mine = (cpu_s_used() - self.began_s) * os.sysconf("SC_CLK_TCK")
+        return [max(0, n) / max(total, 1) * 100 for n in (used - mine, steal)]
 
     def lines(self):
-        total, steal = (now - then for now, then in zip(self.ticks(), self.began, strict=True))
+        programs, machines = self.of_others()
         cpu = found(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
         system = found('PRETTY_NAME="(.*)"', Path("/etc/os-release").read_text())
         versions = {
@@ -54,7 +70,9 @@ class Machine:
             ", ".join(f"{name} {version}" for name, version in versions.items()),
             f"{self.date}; load average at the start "
             + ", ".join(f"{load:.1f}" for load in self.load)
-            + f"; {steal / max(total, 1) * 100:.1f} % of the CPU time went to other machines",
+            + (" (**busy**: figures near a goal say little)" if self.is_busy() else "")
+            + f"; of the CPU time since then {programs:.1f} % went to other programs and "
+            f"{machines:.1f} % to other machines",
         ]
 
 
@@ -71,15 +89,13 @@ def table(header, rows):
     return "\n".join("| " + " | ".join(str(cell) for cell in row) + " |" for row in lines) + "\n"
 
 
-def word(met):
-    return {True: "met", False: "**missed**", None: "unknown"}[met]
+def goals_text(goals):
+    return "\n".join(f"{g.verdict:20} {g.what}: {g.measured} (goal {g.goal})" for g in goals)
 
 
-def goals_text(bench):
-    return "\n".join(
-        f"{word(met).strip('*'):7} {what}: {measured} (goal {goal})"
-        for what, goal, measured, met in bench.goals
-    )
+def goals_table(goals):
+    rows = [[g.what, g.goal, g.measured, g.verdict.replace(MISSED, f"**{MISSED}**")] for g in goals]
+    return table(["what", "goal", "measured", ""], rows)
 
 
 def fanout_table(runs, show):
@@ -101,6 +117,13 @@ def latency(results):
     return f"{p50:.1f} / {p99:.1f}"
 
 
+def generator(results):
+    """Of chatload: the share of a core that it used / how late it sent, p99 ms, if it was due."""
+    cores = f"{median(r['own_cpu_s'] / r['seconds'] for r in results):.2f}"
+    late = [r["sent_late_ms"]["p99"] for r in results if "sent_late_ms" in r]
+    return f"{cores} / {median(late):.1f}" if late else cores
+
+
 def write(place, bench, machine, absent, command, commands):
     place.mkdir(parents=True, exist_ok=True)
     parts = [
@@ -111,18 +134,22 @@ def write(place, bench, machine, absent, command, commands):
     if bench.quick:
         parts.append("**A quick run**: small and short, so it says nothing about the goals.\n")
     if bench.goals:
-        rows = [[what, goal, measured, word(met)] for what, goal, measured, met in bench.goals]
-        parts += ["## Goals\n", table(["what", "goal", "measured", ""], rows)]
+        note = f"{bench.how} (least – most); *within noise*: not all rounds agree.\n"
+        parts += ["## Goals\n", note, goals_table(bench.goals)]
     if bench.runs:
         parts += [
             "## Deliveries per second of server CPU\n",
-            f"Median of {bench.rounds} interleaved rounds (least – most).\n",
+            f"{bench.how} (least – most).\n",
             fanout_table(bench.runs, deliveries),
             "![deliveries per second of server CPU](fanout.svg)\n",
             "## Latency, p50 / p99 ms\n",
             "From when a message was due to each delivery. Client and server share the cores, so "
             "about half of it is the client's.\n",
             fanout_table(bench.runs, latency),
+            "## The load generator\n",
+            "The share of a core that chatload used, of which it cannot have more than 1 / how "
+            "late it sent what was due, p99 ms (in the open loop). In the tables below too.\n",
+            fanout_table(bench.runs, generator),
         ]
         (place / "fanout.svg").write_text(picture(bench.runs))
     for title, note, header, rows in bench.tables:

@@ -6,6 +6,7 @@ registries into build/bench; one that cannot be had, or does not start, is Absen
 
 import contextlib
 import json
+import os
 import shlex
 import shutil
 import subprocess
@@ -50,6 +51,13 @@ class Server:
 
 
 up = []  # all servers that run now
+
+
+def cpu_s_used():
+    """Of this program, of all that it has run and of the servers that run now."""
+    times = os.times()
+    ticks = sum(server.cpu_ticks() for server in up)
+    return sum(times[:4]) + ticks / os.sysconf("SC_CLK_TCK")
 
 
 @contextlib.contextmanager

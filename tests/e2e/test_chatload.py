@@ -52,12 +52,15 @@ class TestOfOneBroker:
         assert report["deliveries"] == 40 * 50
         assert report["latency_ms"]["max"] >= report["fanout_ms"]["p50"] > 0
         assert report["cpu_s"]["broker"] > 0
+        assert report["own_cpu_s"] > 0
+        assert 0 <= report["sent_late_ms"]["p99"] <= report["latency_ms"]["max"]
         assert report["rss_kib"]["broker"] * 1024 == pytest.approx(stack.broker.rss(), rel=0.1)
 
     def test_a_closed_loop(self, stack):
         status, report = chatload(stack.broker.address(), clients=20, publishers=4, window=16)
         assert (status, faults(report)) == (0, {})
         assert report["sent"] > 100  # so it went on after the first sixteen
+        assert "sent_late_ms" not in report  # nothing is due at a time
 
     def test_frames_of_the_size_that_was_asked_for(self, stack):
         _, report = chatload(stack.broker.address(), clients=1, size=2000)

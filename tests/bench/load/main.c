@@ -28,7 +28,7 @@ struct run {
     struct options options;
     struct crowd crowd;
     struct usage start, connected, idle, begin, end;
-    struct histogram late; /* how late messages were written, for want of our own time */
+    struct histogram late; /* how long after they were due messages were sent */
     uint64_t sent, begin_deliveries, end_deliveries;
     double connect_s;
 };
@@ -231,7 +231,8 @@ static void print_load(const struct run *run) {
     print_used("rss_kib", options, NULL, &run->end, true, 1);
     print_histogram("latency_ms", &checker->latency);
     print_histogram("fanout_ms", &checker->fanout);
-    print_histogram("sent_late_ms", &run->late);
+    if (options->rate > 0)
+        print_histogram("sent_late_ms", &run->late);
     if (checker->_entry_count > 0)
         printf(",\"frame_bytes\":%.1f",
                (double)checker->_byte_count / (double)checker->_entry_count);
