@@ -67,7 +67,7 @@ static const struct row rows[] = {
     {"Network", "FCGI_LISTEN", API, ROW_LISTEN, MEMBER(fcgi_listen), "127.0.0.1:9000", 0, 0, NULL,
      "where HAProxy reaches it by FastCGI"},
     {"Network", "FCGI_THREADS", API, ROW_INT, MEMBER(fcgi_threads), "8", 2, 256, NULL,
-     "requests served at the same time; HAProxy's maxconn + 2 or more"},
+     "requests served at the same time; more wait for a thread"},
     {"Network", "LISTEN", BROKER, ROW_LISTEN, MEMBER(listen), "127.0.0.1:9001", 0, 0, NULL,
      "where HAProxy reaches it: players, /healthz, /readyz"},
     {"Network", "OPS_LISTEN", BROKER, ROW_LISTEN, MEMBER(ops_listen), "127.0.0.1:9101", 0, 0, NULL,

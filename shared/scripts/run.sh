@@ -281,9 +281,7 @@ for ((i = 1; i <= brokers; i++)); do
 done
 
 # HAProxy comes last: it takes a server that is not there yet for a dead one.
-threads=$((10#${FCGI_THREADS:-8})) # 08 is a number for the programs, too
 start haproxy env HTTP_BIND="$bind" PORT="$port" PAGE_DIR=haproxy/page RUN_DIR="$dir" \
-    API_MAXCONN=$((threads > 3 ? threads - 2 : 1)) \
     HAPROXY_OPS_BIND="${HAPROXY_OPS_BIND:-unix@$dir/haproxy-ops.sock}" \
     haproxy -db -f haproxy/haproxy.cfg
 wait_for haproxy test -S "$dir/admin.sock"
