@@ -3,12 +3,12 @@
 #include <errno.h>
 #include <fcgiapp.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <time.h>
@@ -19,12 +19,18 @@
 
 enum { PATH_BYTES_MAX = 256, BACK_OFF_MS = 100 };
 
+struct worker {
+    const struct server *server;
+    int epoll_fd; /* its own: whoever connects wakes one thread, where poll() would wake all */
+    pthread_t thread;
+};
+
 struct server {
     int listen_fd; /* non-blocking */
     int stop_fd;   /* an eventfd; readable once the server stops */
     const char *env_label;
-    int thread_count;
-    pthread_t threads[];
+    int worker_count;
+    struct worker workers[];
 };
 
 static const char *param(const FCGX_Request *request, const char *name) {
@@ -64,17 +70,21 @@ static void serve(const struct server *server, FCGX_Request *request) {
 }
 
 /** Waits until somebody connects or the server stops; returns whether it stops. */
-static bool wait_for_work(const struct server *server) {
-    struct pollfd wait[] = {{.fd = server->listen_fd, .events = POLLIN},
-                            {.fd = server->stop_fd, .events = POLLIN}};
+static bool wait_for_work(const struct worker *worker) {
+    struct epoll_event events[2];
+    bool stops = false;
+    int count;
 
-    while (poll(wait, 2, -1) < 0 && errno == EINTR)
+    while ((count = epoll_wait(worker->epoll_fd, events, 2, -1)) < 0 && errno == EINTR)
         ;
-    return wait[1].revents != 0;
+    for (int i = 0; i < count; i++)
+        stops = stops || events[i].data.fd == worker->server->stop_fd;
+    return stops;
 }
 
 static void *run_thread(void *argument) {
-    const struct server *server = argument;
+    const struct worker *worker = argument;
+    const struct server *server = worker->server;
     static const struct timespec pause = {.tv_nsec = BACK_OFF_MS * 1000000L};
     FCGX_Request request;
     bool failing = false;
@@ -82,7 +92,7 @@ static void *run_thread(void *argument) {
     FCGX_InitRequest(&request, server->listen_fd, 0);
     for (;;) {
         /* Asked before the accept: a stopping thread leaves when nobody waits any more. */
-        bool stopping = wait_for_work(server);
+        bool stopping = wait_for_work(worker);
         int status = FCGX_Accept_r(&request);
         if (status == 0) {
             failing = false;
@@ -118,9 +128,28 @@ static void set_timeouts(int listen_fd) {
     setsockopt(listen_fd, SOL_SOCKET, SO_SNDTIMEO, &silence, sizeof(silence));
 }
 
+static bool start_worker(const struct server *server, struct worker *worker) {
+    struct epoll_event work = {.events = EPOLLIN | EPOLLEXCLUSIVE, .data.fd = server->listen_fd};
+    struct epoll_event stop = {.events = EPOLLIN, .data.fd = server->stop_fd};
+
+    worker->server = server;
+    worker->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    if (worker->epoll_fd < 0)
+        return false;
+    if (epoll_ctl(worker->epoll_fd, EPOLL_CTL_ADD, server->listen_fd, &work) < 0 ||
+        epoll_ctl(worker->epoll_fd, EPOLL_CTL_ADD, server->stop_fd, &stop) < 0 ||
+        (errno = pthread_create(&worker->thread, NULL, run_thread, worker)) != 0) {
+        int saved_errno = errno;
+        close(worker->epoll_fd);
+        errno = saved_errno;
+        return false;
+    }
+    return true;
+}
+
 struct server *server_start(int listen_fd, int threads, const char *env_label) {
     struct server *server =
-        calloc(1, sizeof(*server) + (size_t)threads * sizeof(server->threads[0]));
+        calloc(1, sizeof(*server) + (size_t)threads * sizeof(server->workers[0]));
 
     if (!server)
         return NULL;
@@ -131,9 +160,8 @@ struct server *server_start(int listen_fd, int threads, const char *env_label) {
         goto fail;
     set_timeouts(listen_fd);
     init_library();
-    for (; server->thread_count < threads; server->thread_count++) {
-        errno = pthread_create(&server->threads[server->thread_count], NULL, run_thread, server);
-        if (errno)
+    for (; server->worker_count < threads; server->worker_count++) {
+        if (!start_worker(server, &server->workers[server->worker_count]))
             goto fail;
     }
     return server;
@@ -153,9 +181,13 @@ int server_stop(struct server *server) {
         eventfd_write(server->stop_fd, 1);
     clock_gettime(CLOCK_MONOTONIC, &deadline);
     deadline.tv_sec += SERVER_STOP_S;
-    for (int i = 0; i < server->thread_count; i++) {
-        if (pthread_clockjoin_np(server->threads[i], NULL, CLOCK_MONOTONIC, &deadline) != 0)
+    for (int i = 0; i < server->worker_count; i++) {
+        struct worker *worker = &server->workers[i];
+
+        if (pthread_clockjoin_np(worker->thread, NULL, CLOCK_MONOTONIC, &deadline) != 0)
             left++;
+        else
+            close(worker->epoll_fd);
     }
     if (left > 0)
         return left; /* they use it still */

@@ -1,6 +1,7 @@
 """api-fcgi itself, asked by a FastCGI client that does what HAProxy never would."""
 
 import os
+import re
 import resource
 import signal
 import socket
@@ -85,6 +86,23 @@ class TestPeers:
                 assert peer.is_closed()
             # None of them has closed its end.
             assert ask_at_once(stack, 200) == {200: 200}
+
+
+class TestManyThreads:
+    SETTINGS = {"FCGI_THREADS": 64, "haproxy": False}
+
+    def test_a_connection_does_not_wake_them_all(self, stack):
+        def wakeups():
+            tasks = Path(f"/proc/{stack.api.pid}/task").iterdir()
+            text = "".join((task / "status").read_text() for task in tasks)
+            return sum(map(int, re.findall(r"^voluntary_ctxt_switches:\s*(\d+)", text, re.M)))
+
+        ask(stack.api.address())
+        before = wakeups()
+        for _ in range(100):
+            ask(stack.api.address())
+        # One thread, which waits for the connection, for the request, for its end; not 64.
+        assert wakeups() - before < 100 * 16
 
 
 class TestFewThreads:
