@@ -190,20 +190,21 @@ class Program:
             port.release()
         self.ports = {name: Port() for name in self.port_names}
 
-    def _spawn(self):
+    def _spawn(self, **more):
         command = self.command()
         assert Path(command[0]).exists(), f"{command[0]} is not there: run make"
         environment = {
             "PATH": os.environ["PATH"],
             "TZ": "America/St_Johns",  # timestamps must be UTC whatever the zone
             **{k: v for k, v in os.environ.items() if k.endswith("SAN_OPTIONS")},
-            **{k: str(v) for k, v in self.environment().items()},
+            **self.environment(),
+            **more,
         }
         with self.log_path.open("ab") as log:
             # setpriv: nothing outlives a test run that was killed
             self._process = subprocess.Popen(
                 ["setpriv", "--pdeathsig", "KILL", *command],
-                env=environment,
+                env={name: str(value) for name, value in environment.items()},
                 cwd=self.stack.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -305,6 +306,24 @@ class Program:
 
 class Server(Program):
     """What listens at LISTEN or FCGI_LISTEN: a port, or a unix socket if the stack says so."""
+
+    _notify = None
+
+    def _spawn(self):
+        # What it tells systemd. Nobody but root can look into a broker for its sockets.
+        path = self.stack.folder / f"{self.name}.notify.sock"
+        path.unlink(missing_ok=True)
+        self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._notify.bind(str(path))
+        self._notify.setblocking(False)
+        super()._spawn(NOTIFY_SOCKET=path)
+
+    def _has_its_ports(self):
+        if self._notify:
+            self._notify.recv(100)  # READY=1; an OSError before that
+            self._notify.close()
+            self._notify = None
+        return True
 
     def address(self, name="listen"):
         if name in self.ports:
