@@ -59,7 +59,7 @@ static const char *const formats[] = {"text", "json", NULL};
 
 static const struct row rows[] = {
     {"General", "CHAT_ENV", API | BROKER, ROW_CHOICE, MEMBER(chat_env), "dev", 0, 0, profiles,
-     "where this runs; only dev allows the dev identity"},
+     "where this runs; only dev allows IDENTITY=dev and STORE=memory"},
     {"General", "LOG_LEVEL", API | BROKER | LIVE, ROW_CHOICE, MEMBER(log_level), "info", 0, 0,
      levels, "how much is logged, to stderr"},
     {"General", "LOG_FORMAT", API | BROKER | LIVE, ROW_CHOICE, MEMBER(log_format), "text", 0, 0,

@@ -23,6 +23,12 @@ static void prepare(const struct listener *listener, int fd) {
 
 static void on_readable(uv_poll_t *poll, int status, int events);
 
+static void log_failure(struct listener *listener) {
+    int64_t failures = log_limit_count(&listener->_failures, (int64_t)uv_now(listener->_poll.loop));
+    if (failures > 0)
+        log_warn("listener", "accept_failed", log_int("failures", failures), log_errno());
+}
+
 static void on_pause_over(uv_timer_t *timer) {
     struct listener *listener = timer->data;
     uv_poll_start(&listener->_poll, UV_READABLE, on_readable);
@@ -40,7 +46,7 @@ static void on_readable(uv_poll_t *poll, int status, int events) {
         } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
             return;
         } else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
-            log_warn("listener", "accept_failed", log_errno());
+            log_failure(listener);
             uv_poll_stop(&listener->_poll);
             uv_timer_start(&listener->_pause, on_pause_over, PAUSE_MS, 0);
             return;

@@ -13,6 +13,7 @@
 
 #include "shared/address.h"
 #include "shared/listen.h"
+#include "ws-broker/log_limit.h"
 
 /** Takes over an accepted descriptor (non-blocking, close-on-exec). */
 typedef void (*listener_accept_cb)(void *user, int fd);
@@ -24,6 +25,7 @@ struct listener {
     const struct address_listen *_address;
     listener_accept_cb _on_accept;
     void *_user;
+    struct log_limit _failures; /* to accept, for want of descriptors or memory */
     int _fd;
     bool _is_open;
 };

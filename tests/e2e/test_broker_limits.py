@@ -1,11 +1,12 @@
 """Who may connect, and who is still there."""
 
 import json
+import resource
 import time
 
 import pytest
 from client import PING, PONG
-from stack import until
+from stack import open_socket, until
 
 
 def refused(client, status):
@@ -146,3 +147,19 @@ class TestKeepAlive:
         with pytest.raises(AssertionError, match="nothing came"):
             client.receive_text(2.0)
         assert client.pings == 0
+
+
+def test_it_gets_over_a_lack_of_descriptors(start_stack):
+    stack = start_stack(api=False)
+    limits = resource.prlimit(stack.broker.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(stack.broker.pid, resource.RLIMIT_NOFILE, (3, limits[1]))
+    began = time.monotonic()
+    with open_socket(stack.broker.address()) as sock:
+        until("it is told", lambda: "listener accept_failed" in stack.broker.log())
+        time.sleep(0.5)  # some more tries
+        resource.prlimit(stack.broker.pid, resource.RLIMIT_NOFILE, limits)
+        sock.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+        assert sock.recv(12) == b"HTTP/1.1 200"
+    # Not for each try: once in ten seconds.
+    lines = stack.broker.log().count("accept_failed")
+    assert lines <= 1 + (time.monotonic() - began) / 10
