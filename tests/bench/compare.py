@@ -28,12 +28,14 @@ from servers import (
     REPO,
     Absent,
     answering_haproxy,
+    centrifuge,
     channels,
     chatload,
     commands,
     end_chatloads,
     faults,
     hlchat,
+    more_options,
     nchan,
     report_of,
     sendloop,
@@ -46,7 +48,7 @@ from servers import (
 
 OURS, PROXIED, CLUSTER = "hlchat", "hlchat, HAProxy", "2 hlchat, Redis, HAProxy"
 EACH, BATCH = "send() each", "send() batched"
-NCHAN, UWS, CHANNELS, CENTRIFUGO = "nchan", "uWebSockets", "Channels + Redis", "Centrifugo"
+NCHAN, UWS, CHANNELS, CENTRIFUGE = "nchan", "uWebSockets", "Channels + Redis", "Centrifuge"
 
 STEADY = {"rate": 10}
 CLOSED = {"publishers": 32, "window": 64}
@@ -435,10 +437,10 @@ def main():
                 BATCH: (sendloop, BATCH, "batch"),
                 UWS: (uwebsockets, UWS),
                 NCHAN: (nchan, NCHAN),
+                CENTRIFUGE: (centrifuge, CENTRIFUGE),
                 CHANNELS: (channels, CHANNELS),
             },
         )
-        absent[CENTRIFUGO] = "not implemented: its Go module could not be had"
         for name, why in absent.items():
             bench.say(f"absent: {name}: {why}")
         parts = {
@@ -466,7 +468,7 @@ def main():
                     bench.found.append(f"{name} failed: {type(why).__name__}: {why}")
                     bench.say(bench.found[-1])
     place = PLACE / "report" if arguments.quick or arguments.only else REPO / "docs" / "benchmarks"
-    paper.write(place, bench, machine, absent, command, commands)
+    paper.write(place, bench, machine, absent, command, commands, more_options)
     bench.say(f"wrote {Path(place).relative_to(REPO)}")
     print(paper.goals_text(bench.goals))
     if bench.quick:

@@ -10,7 +10,7 @@ from statistics import median
 from xml.sax.saxutils import escape
 
 from goals import MISSED
-from servers import ENVELOPE, REPO, cpu_s_used
+from servers import REPO, cpu_s_used
 
 KEY = "deliveries_per_cpu_s"
 
@@ -109,7 +109,8 @@ def fanout_table(runs, show):
 
 def deliveries(results):
     values = [result[KEY] for result in results]
-    return f"**{short(median(values))}** ({short(min(values))} – {short(max(values))})"
+    middle = f"**{short(median(values))}**"
+    return f"{middle} ({short(min(values))} – {short(max(values))})" if len(values) > 1 else middle
 
 
 def latency(results):
@@ -124,7 +125,7 @@ def generator(results):
     return f"{cores} / {median(late):.1f}" if late else cores
 
 
-def write(place, bench, machine, absent, command, commands):
+def write(place, bench, machine, absent, command, commands, more_options):
     place.mkdir(parents=True, exist_ok=True)
     parts = [
         "# Benchmarks: results\n",
@@ -157,9 +158,11 @@ def write(place, bench, machine, absent, command, commands):
     if commands:
         parts += [
             "## What chatload was called with\n",
-            f"Peers, which hand on what they get: `--login '' --message '{ENVELOPE}'` as well.\n",
             "\n".join(["```", *commands, "```"]) + "\n",
         ]
+    if more_options:
+        lines = [f"{name}: {options}" for name, options in more_options.items()]
+        parts += ["For these servers in addition:\n", "\n".join(["```", *lines, "```"]) + "\n"]
     if absent:
         rows = "\n".join(f"- {name}: {why}" for name, why in absent.items())
         parts += ["## Absent\n", rows + "\n"]

@@ -83,7 +83,9 @@ def settle():
 
 
 started = []  # chatloads
-commands = {}  # that chatload was called with, for the report; its keys are a set that keeps order
+# What chatload was called with, for the report; the keys of a dict are a set that keeps order.
+commands = {}
+more_options = {}  # {server's name: options} that all of its runs have
 
 
 def start_chatload(server, **options):
@@ -94,10 +96,12 @@ def start_chatload(server, **options):
     for name, pid in server.pids.items():
         where += ["--pid", f"{name}={pid}"]
     for name, value in server.options.items():
-        peer += [f"--{name.replace('_', '-')}", str(value)]
+        peer += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
     for name, value in {"size": TEXT_BYTES, "warm_up": 0.5, **options}.items():
         what += [f"--{name.replace('_', '-')}", str(value)]
     commands[f"chatload --connect ADDRESS --pid NAME=PID {shlex.join(what)}"] = True
+    if peer:
+        more_options[server.name] = shlex.join(peer)
     command = [str(BUILD / "bench" / "chatload"), *where, *peer, *what]
     started.append(
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -274,6 +278,25 @@ def uwebsockets(name):
     with on_a_port() as port:
         command = [python, PEERS / "uws_chat.py", port.number]
         with program(name, command, PLACE / "uws.log", port) as server:
+            yield server
+
+
+@contextlib.contextmanager
+def centrifuge(name):
+    binary = PLACE / "centrifuge"
+    if not shutil.which("go"):
+        raise Absent("it is built with Go, and there is none")
+    build = ["go", "build", "-buildvcs=false", "-o", binary, "."]
+    quietly(build, cwd=PEERS / "centrifuge")
+    options = {
+        "login": '{"id":1,"connect":{}}',
+        "login_reply": '"connect":',
+        "message": f'{{"id":2,"publish":{{"channel":"chat","data":{ENVELOPE}}}}}',
+        "lines": True,
+    }
+    with on_a_port() as port:
+        log = PLACE / "centrifuge.log"
+        with program(name, [binary, port.number], log, port, **options) as server:
             yield server
 
 

@@ -3,7 +3,7 @@
 import compare
 import pytest
 from canned import report
-from compare import BATCH, CHANNELS, EACH, NCHAN, OURS, UWS, Bench
+from compare import BATCH, CENTRIFUGE, CHANNELS, EACH, NCHAN, OURS, UWS, Bench
 from servers import Server, faults
 
 
@@ -42,7 +42,7 @@ def test_servers_take_turns(chatload):
 
 
 def test_all_have_the_same_load(chatload):
-    Bench(2, 3, False).fanout(servers(OURS, EACH, BATCH, UWS, NCHAN, CHANNELS))
+    Bench(2, 3, False).fanout(servers(OURS, EACH, BATCH, UWS, NCHAN, CENTRIFUGE, CHANNELS))
     loads = {}
     for name, options in chatload:
         load = {key: options.get(key) for key in ("clients", "rate", "publishers", "window")}
@@ -51,7 +51,7 @@ def test_all_have_the_same_load(chatload):
         (clients, *how) for clients in (1000, 5000) for how in ((10, None, None), (None, 32, 64))
     }
     for load, names in loads.items():
-        everybody = [OURS, EACH, BATCH, UWS, NCHAN]
+        everybody = [OURS, EACH, BATCH, UWS, NCHAN, CENTRIFUGE]
         if load == (1000, None, 32, 64):
             everybody.append(CHANNELS)
         assert names == everybody * 3

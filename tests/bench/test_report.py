@@ -65,7 +65,9 @@ def test_the_whole(tmp_path):
     bench.goal("ours / theirs", [0.9, 1.1, 1.0], at_least=1)
     bench.tables = [("One more", "A note.", ["a"], [["cell"]])]
     bench.found = ["hlchat: 1 lost"]
-    paper.write(tmp_path, bench, Machine(), {"nchan": "no package"}, "make bench", ["chatload x"])
+    more = {"uWebSockets": "--login ''"}
+    absent = {"nchan": "no package"}
+    paper.write(tmp_path, bench, Machine(), absent, "make bench", ["chatload x"], more)
     text = (tmp_path / "results.md").read_text()
     for part in (
         "Written by `make bench`.",
@@ -76,6 +78,7 @@ def test_the_whole(tmp_path):
         "| hlchat | 0.25 / 0.1 |",
         "## One more\n\nA note.\n\n| a |\n| --- |\n| cell |\n",
         "chatload x\n",
+        "uWebSockets: --login ''\n",
         "- nchan: no package\n",
         "## What went wrong\n\n- hlchat: 1 lost\n",
     ):
@@ -85,7 +88,7 @@ def test_the_whole(tmp_path):
 
 
 def test_a_quick_run_says_that_it_proves_nothing(tmp_path):
-    paper.write(tmp_path, Bench(0.5, 1, True), Machine(), {}, "make bench BENCH=quick", [])
+    paper.write(tmp_path, Bench(0.5, 1, True), Machine(), {}, "make bench BENCH=quick", [], {})
     assert "says nothing about the goals" in (tmp_path / "results.md").read_text()
     assert not (tmp_path / "fanout.svg").exists()
 

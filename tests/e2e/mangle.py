@@ -1,4 +1,5 @@
-"""Spoils one broadcast on its way to one client: drops it, doubles it, or swaps it with the next.
+"""Spoils one broadcast on its way to one client: drops it, doubles it, swaps it with the next, or
+joins it with the next in one text, a line each.
 
 For relay.py, `Relay(haproxy.address, mangler.changer)`. It shows that the checker would see it.
 """
@@ -6,10 +7,10 @@ For relay.py, `Relay(haproxy.address, mangler.changer)`. It shows that the check
 
 class Mangler:
     def __init__(self, how):
-        assert how in ("drop", "double", "swap")
+        assert how in ("drop", "double", "swap", "join")
         self.how = how
         self.armed = self.done = False
-        self._aside = b""  # the first of two that are swapped
+        self._aside = b""  # the first of two that are swapped or joined
 
     def changer(self):
         """For one connection: what comes from the server in, what the client gets out."""
@@ -35,11 +36,18 @@ class Mangler:
     def _frame(self, frame):
         if self.done or not self.armed or b'{"user_id"' not in frame[:20]:
             return frame
-        if self.how == "swap" and not self._aside:
+        if self.how in ("swap", "join") and not self._aside:
             self._aside = frame
             return b""
         self.done = True
+        if self.how == "join":
+            text = payload(self._aside) + b"\n" + payload(frame)
+            return b"\x81\x7e" + len(text).to_bytes(2, "big") + text
         return {"drop": b"", "double": frame + frame, "swap": frame + self._aside}[self.how]
+
+
+def payload(frame):
+    return frame[{126: 4, 127: 10}.get(frame[1], 2) :]
 
 
 def frame_size(data):

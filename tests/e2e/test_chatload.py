@@ -22,7 +22,7 @@ def chatload(*addresses, **options):
     for address in addresses:
         command += ["--connect", text(address)]
     for name, value in {"warm_up": 0, "seconds": 1, **options}.items():
-        command += [f"--{name.replace('_', '-')}", str(value)]
+        command += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode in (0, 1), done.stderr
     return done.returncode, json.loads(done.stdout)
@@ -82,6 +82,24 @@ class TestOfOneBroker:
         if how == "drop" and clients == 1:
             found = "undelivered"
         assert (status, faults(report)) == (1, {found: 1})
+
+    @pytest.mark.parametrize(
+        ("how", "found"),
+        [
+            ("join", {}),
+            ("drop", {"lost": 1}),
+            ("double", {"duplicates": 1}),
+            ("swap", {"reordered": 1}),
+        ],
+    )
+    def test_a_text_may_be_several_messages(self, stack, how, found):
+        mangler = Mangler(how)
+        mangler.armed = True
+        with contextlib.closing(Relay(stack.broker.address, mangler.changer)) as relay:
+            addresses = [stack.broker.address(), relay.address]
+            status, report = chatload(*addresses, clients=2, rate=20, drain=4, lines=True)
+        assert mangler.done
+        assert (status, faults(report)) == (int(bool(found)), found)
 
     def test_stalled_clients_are_not_waited_for(self, stack):
         status, report = chatload(stack.broker.address(), clients=10, stalled=4, rate=20)

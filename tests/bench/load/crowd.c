@@ -362,6 +362,7 @@ static ssize_t on_answer(struct crowd *crowd, const uint8_t *data, size_t len) {
     return -1;
 }
 
+/* A text, which begins at `start` with its frame's header, if it has one of its own. */
 static int on_text(struct crowd *crowd, struct crowd_client *client, const struct wire_frame *frame,
                    const uint8_t *start, uint64_t now_ns) {
     const char *text = (const char *)frame->payload;
@@ -391,12 +392,29 @@ static int on_text(struct crowd *crowd, struct crowd_client *client, const struc
     return 0;
 }
 
+/* One message may come alone to one client and with others to the next: headers are not compared.
+ */
+static int on_lines(struct crowd *crowd, struct crowd_client *client,
+                    const struct wire_frame *frame, uint64_t now_ns) {
+    const uint8_t *at = frame->payload, *end = at + frame->len;
+    int result = 0;
+    while (at < end && result == 0 && client->state != GONE) {
+        const uint8_t *stop = memchr(at, '\n', (size_t)(end - at));
+        size_t len = (size_t)((stop ? stop : end) - at);
+        const struct wire_frame line = {WIRE_TEXT, at, len, len};
+        result = on_text(crowd, client, &line, at, now_ns);
+        at += len + 1;
+    }
+    return result;
+}
+
 static int on_frame(struct crowd *crowd, struct crowd_client *client,
                     const struct wire_frame *frame, const uint8_t *start, uint64_t now_ns) {
     uint8_t pong[WIRE_HEADER_MAX + 125];
     switch (frame->opcode) {
     case WIRE_TEXT:
-        return on_text(crowd, client, frame, start, now_ns);
+        return crowd->_options->lines ? on_lines(crowd, client, frame, now_ns)
+                                      : on_text(crowd, client, frame, start, now_ns);
     case WIRE_PING:
         return queue(crowd, client, pong,
                      wire_encode(pong, WIRE_PONG, frame->payload, frame->len & 0x7f));
@@ -427,7 +445,7 @@ static int64_t on_bytes(struct crowd *crowd, struct crowd_client *client, const 
             return result;
     }
     while (done < len && (client->state == READY || client->state == LOGGING_IN)) {
-        if (client->state == READY) {
+        if (client->state == READY && !crowd->_options->lines) {
             int64_t known =
                 checker_known(&crowd->checker, &client->reader, data + done, len - done, now_ns);
             if (known < 0)

@@ -29,6 +29,7 @@ static const char help[] =
     "                         empty: none          ({\"action\":\"login\",\"token\":\"user-%d\"})\n"
     "  --login-reply TEXT     what the answer to it contains                 "
     "(\"info\":\"connected\")\n"
+    "  --lines                a text of the server may be several messages, one a line\n"
     "  --tokens FILE          one token a line; clients take turns\n"
     "  --connect-rate N       connections begun a second; 0: as fast as it goes      (0)\n"
     "  --at-once N            connections and logins under way at a time             (128)\n"
@@ -119,12 +120,12 @@ static void read_server(const char *text, struct options *options) {
         refuse("--connect %s: must be a numeric address and port, or unix:/path", text);
 }
 
-enum kind { TEXT, WHOLE, NUMBER, PARSED };
+enum kind { TEXT, WHOLE, NUMBER, FLAG, PARSED };
 
 struct row {
     const char *name;
     enum kind kind;
-    void *into; /* const char *, uint32_t, double */
+    void *into; /* const char *, uint32_t, double, bool */
     double least, most;
     void (*read)(const char *text, struct options *options); /* PARSED */
 };
@@ -140,6 +141,9 @@ static void read_value(const struct row *row, const char *text, struct options *
     case NUMBER:
         *(double *)row->into = number(row->name, text, row->least, row->most);
         break;
+    case FLAG:
+        *(bool *)row->into = true;
+        break;
     case PARSED:
         row->read(text, options);
         break;
@@ -153,6 +157,7 @@ void options_read(int argc, char **argv, struct options *options) {
         {"clients", WHOLE, &options->clients, 1, 1e6, NULL},
         {"login", TEXT, &options->login, 0, 0, NULL},
         {"login-reply", TEXT, &options->login_reply, 0, 0, NULL},
+        {"lines", FLAG, &options->lines, 0, 0, NULL},
         {"tokens", PARSED, NULL, 0, 0, read_tokens},
         {"connect-rate", NUMBER, &options->connect_rate, 0, 1e6, NULL},
         {"at-once", WHOLE, &options->at_once, 1, 1e6, NULL},
@@ -172,7 +177,9 @@ void options_read(int argc, char **argv, struct options *options) {
     enum { ROWS = sizeof(rows) / sizeof(*rows) };
     struct option names[ROWS + 2] = {[ROWS] = {.name = "help"}};
     for (int i = 0; i < ROWS; i++)
-        names[i] = (struct option){.name = rows[i].name, .has_arg = required_argument};
+        names[i] =
+            (struct option){.name = rows[i].name,
+                            .has_arg = rows[i].kind == FLAG ? no_argument : required_argument};
     *options = (struct options){
         .path = "/chat",
         .login = "{\"action\":\"login\",\"token\":\"user-%d\"}",

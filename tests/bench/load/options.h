@@ -4,6 +4,7 @@
 #ifndef HLCHAT_LOAD_OPTIONS_H
 #define HLCHAT_LOAD_OPTIONS_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -22,6 +23,7 @@ struct options {
     const char *path;
     const char *login;       /* template; empty: no login */
     const char *login_reply; /* what the answer to a good one contains */
+    bool lines;              /* a text frame may hold several messages, one a line */
     const char *message;     /* template */
     char **tokens;           /* one for each client, in turns */
     uint32_t token_count;
