@@ -21,10 +21,7 @@ made_of=$suite\ $*
 [[ ! -e $dir.made || $(<"$dir.made") != "$made_of" ]] || exit 0
 [ "$(id -u)" = 0 ] || fail "a Debian root can only be made by root"
 
-# shellcheck disable=SC2016 # apt fills it in
-mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Origin: Debian' 'Label: Debian' 'Identifier: Packages')
-mirror=${mirror%%$'\n'*}
-[ -n "$mirror" ] || fail "apt of this machine has no mirror of Debian (apt-get update?)"
+mirror=$("${BASH_SOURCE%/*}/debian-mirror.sh")
 proxy=$(apt-config shell proxy Acquire::http::Proxy | sed "s/^proxy='\(.*\)'$/\1/")
 [ -z "$proxy" ] || export http_proxy=$proxy
 
