@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+from certificate import make_certificate
 from resp import Connection, RedisError
 from stack import REPO, Program, Redis, Stack, until
 
@@ -78,6 +79,11 @@ class TestFile:
     )
     def test_valid(self, optional):
         result = check(**REQUIRED, **optional)
+        assert result.returncode == 0, result.stderr
+
+    def test_tls(self, tmp_path):
+        ca = make_certificate(tmp_path / "ca.pem", tmp_path / "key.pem")
+        result = check(**REQUIRED, TLS_CA=str(ca))
         assert result.returncode == 0, result.stderr
 
     @pytest.mark.parametrize("name", REQUIRED)
