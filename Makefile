@@ -104,13 +104,16 @@ token: ## an access token for the account stub of `make run IDENTITY=heavenland`
 
 # Testing it ---------------------------------------------------------------------------------------------------------
 VENV := build/venv
+ANSIBLE := build/ansible/venv
+# HAProxy of Debian 12 and of 13, whichever this machine is.
+HAPROXYS := build/haproxy/12/haproxy build/haproxy/13/haproxy
 export HLCHAT_BUILD := $(BUILD)
 
 .PHONY: test
-test: ## install what is missing, build, run all tests (unit, lint, end-to-end, smoke)
+test: ## install what is missing, build, run all tests (lint, configurations, unit, end-to-end, smoke)
 	@shared/scripts/deps.sh test
-	@+$(MAKE) --no-print-directory --silent all unit-programs $(CHATLOAD) $(VENV)/stamp
-	@tests/run.sh lint unit e2e smoke
+	@+$(MAKE) --no-print-directory --silent all unit-programs $(CHATLOAD) $(VENV)/stamp $(ANSIBLE)/stamp $(HAPROXYS)
+	@tests/run.sh lint config unit e2e smoke
 
 .PHONY: check
 check: ## the quick part of the tests: unit and lint
@@ -118,10 +121,12 @@ check: ## the quick part of the tests: unit and lint
 	@+$(MAKE) --no-print-directory --silent all unit-programs $(VENV)/stamp
 	@tests/run.sh lint unit
 
-.PHONY: unit unit-programs e2e chaos smoke lint format
+.PHONY: unit unit-programs test-config e2e chaos smoke lint format
 unit: unit-programs ## only the unit tests
 	@tests/run.sh unit
 unit-programs: need-build $(UNIT_TESTS) $(addprefix $(BUILD)/fuzz/,$(FUZZERS))
+test-config: all $(VENV)/stamp $(ANSIBLE)/stamp $(HAPROXYS) ## what HAProxy 2.6 and 3.0, Ansible and Redis say of our configurations
+	@tests/run.sh config
 e2e: all $(CHATLOAD) $(VENV)/stamp ## only the end-to-end tests (PYTEST="-k history" for some)
 	@tests/run.sh e2e
 chaos: all $(VENV)/stamp ## break one thing after the other under load, about 5 minutes
@@ -143,6 +148,13 @@ $(VENV)/stamp: tests/requirements.txt
 	@rm -rf $(VENV) && python3 -m venv $(VENV)
 	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-virtualenv -r $<
 	@touch $@
+$(ANSIBLE)/stamp: tests/ansible/requirements.txt
+	@echo "installing Ansible into $(ANSIBLE)"
+	@rm -rf $(ANSIBLE) && python3 -m venv $(ANSIBLE)
+	@$(ANSIBLE)/bin/pip install --quiet --disable-pip-version-check --require-virtualenv -r $<
+	@touch $@
+build/haproxy/%/haproxy: tests/config/haproxy.sh
+	@$< $* $(@D)
 
 # Measuring it -------------------------------------------------------------------------------------------------------
 BENCH_SECONDS ?= 2
@@ -186,7 +198,6 @@ test-deb: ## install, upgrade, remove the packages on fresh Debian 12 and 13 mac
 	@+$(MAKE) --no-print-directory --silent $(VENV)/stamp
 	@tests/run.sh deb
 
-ANSIBLE := build/ansible/venv
 .PHONY: test-ansible
 test-ansible: ## run the playbook of ansible/ on machines that it boots (DEBIAN=12 or 13), about 10 minutes: needs root
 	@[ "$$(id -u)" = 0 ] || { echo "make test-ansible boots machines in roots of Debian: run it as root" >&2; exit 1; }
@@ -194,11 +205,6 @@ test-ansible: ## run the playbook of ansible/ on machines that it boots (DEBIAN=
 	@+$(MAKE) --no-print-directory --silent $(VENV)/stamp $(ANSIBLE)/stamp
 	@DEBIAN=$(DEBIAN) tests/ansible/debs.sh
 	@DEBIAN=$(DEBIAN) tests/run.sh ansible
-$(ANSIBLE)/stamp: tests/ansible/requirements.txt
-	@echo "installing Ansible into $(ANSIBLE)"
-	@rm -rf $(ANSIBLE) && python3 -m venv $(ANSIBLE)
-	@$(ANSIBLE)/bin/pip install --quiet --disable-pip-version-check --require-virtualenv -r $<
-	@touch $@
 
 # Helpers ------------------------------------------------------------------------------------------------------------
 .PHONY: deps need-build clean help

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Runs parts of the tests, one after the other, and closes with one total:
 #
-#     tests/run.sh [lint] [unit] [e2e] [chaos] [smoke] [images] [deb]
+#     tests/run.sh [lint] [config] [unit] [e2e] [chaos] [smoke] [images] [deb]
 #                  [ansible]    (all but chaos, images, deb and ansible when none is named)
 #
 # `make test` and its relatives build first and then call this. A failing part does not keep the
@@ -75,6 +75,23 @@ run_lint() {
     one_test "lint: Python is formatted (make format)" ruff format --quiet --check tests
 }
 
+# config: configurations, as the programs that read them see them ----------------------------------
+
+# In Ansible's folder, which has its settings.
+with_ansible() { # command...
+    env -C ansible PATH="$PWD/build/ansible/venv/bin:$PATH" LC_ALL=C.UTF-8 NO_COLOR=1 "$@"
+}
+
+run_config() {
+    local inventory
+    one_test "config: ansible-lint" with_ansible ansible-lint --offline --profile production -q
+    for inventory in ansible/inventories/*; do
+        one_test "config: ansible-playbook --syntax-check with ${inventory#ansible/}" with_ansible \
+            ansible-playbook --syntax-check -i "${inventory#ansible/}" site.yml
+    done
+    run_pytest config tests/config -n "${PYTEST_WORKERS:-2}" --dist loadscope
+}
+
 # unit ---------------------------------------------------------------------------------------------
 
 # The numbers cmocka's summary gives for FAILED or SKIPPED, one line for each group of tests.
@@ -141,11 +158,8 @@ run_deb() {
     run_pytest deb tests/deb
 }
 
-# ansible: the playbook, on such machines, and what ansible-lint says of it.
+# ansible: the playbook, on such machines.
 run_ansible() {
-    local venv=$PWD/build/ansible/venv/bin
-    one_test "ansible: ansible-lint" env -C ansible PATH="$venv:$PATH" \
-        ansible-lint --offline --profile production -q
     run_pytest ansible tests/ansible -s
 }
 
@@ -193,12 +207,12 @@ run_smoke() {
 
 # --------------------------------------------------------------------------------------------------
 
-(($# > 0)) || set -- lint unit e2e smoke
+(($# > 0)) || set -- lint config unit e2e smoke
 for part in "$@"; do
     case $part in
-    lint | unit | e2e | chaos | smoke | images | deb | ansible) ;;
+    lint | config | unit | e2e | chaos | smoke | images | deb | ansible) ;;
     *)
-        echo "usage: tests/run.sh [lint] [unit] [e2e] [chaos] [smoke] [images] [deb] [ansible]" >&2
+        echo "usage: tests/run.sh [lint] [config] [unit] [e2e] [chaos] [smoke] [images] [deb] [ansible]" >&2
         exit 2
         ;;
     esac

@@ -1,0 +1,127 @@
+"""The inventories' settings, as the roles would write them, are accepted by the programs."""
+
+import json
+import os
+import subprocess
+
+import pytest
+from certificate import make_certificate
+from stack import BUILD, REPO, until
+from test_haproxy import PAGE, HAProxy
+
+BIN = REPO / "build" / "ansible" / "venv" / "bin"
+COMMON = REPO / "debian" / "common.env"
+VARIABLES = {
+    "hlchat_version": (REPO / "VERSION").read_text().strip(),
+    "redis_passwords": {name: f"{name}-4711" for name in ("hlchat", "haproxy", "peer", "admin")},
+    "broker_secrets": {"MINIGAME_SECRET": "minigame-4711"},
+    "broker_probe_login": {"token": "probe"},
+}
+
+
+def run(*command, **environment):
+    done = subprocess.run(
+        command, env=environment, check=False, timeout=120, text=True, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.fixture(scope="module", params=["single", "cluster"])
+def written(request, tmp_path_factory):
+    """The folder of what tests/config/settings.yml has written."""
+    folder = tmp_path_factory.mktemp("written")
+    variables = {**VARIABLES, "folder": str(folder)}
+    if request.param == "single":
+        variables["haproxy_certificate"] = "hlchat.pem"
+        make_certificate(folder / "hlchat.pem", folder / "hlchat.pem")
+    (folder / "variables.json").write_text(json.dumps(variables))
+    run(
+        BIN / "ansible-playbook", "-i", REPO / "ansible/inventories" / request.param,
+        "-e", f"@{folder}/variables.json", REPO / "tests/config/settings.yml",
+        HOME=str(folder), PATH=f"{BIN}:{os.environ['PATH']}", LC_ALL="C.UTF-8",
+        ANSIBLE_ROLES_PATH=str(REPO / "ansible/roles"),
+        ANSIBLE_PYTHON_INTERPRETER=str(BIN / "python"), ANSIBLE_DISPLAY_OK_HOSTS="false",
+        ANSIBLE_DISPLAY_SKIPPED_HOSTS="false",
+    )  # fmt: skip
+    # Where they are on this machine, not all of which have such a user.
+    here = {
+        "/usr/share/hlchat/haproxy/page": str(PAGE),
+        "/run/haproxy": str(folder),
+        "/etc/haproxy/hlchat.pem": str(folder / "hlchat.pem"),
+        "    user haproxy\n": "",
+        "    group haproxy\n": "",
+    }
+    for file in folder.glob("*.haproxy.cfg"):
+        text = file.read_text()
+        for there, path in here.items():
+            text = text.replace(there, path)
+        file.write_text(text)
+    return folder
+
+
+def files(written, name):
+    found = sorted(written.glob(f"*.{name}"))
+    assert found
+    return found
+
+
+def check(program, *env_files):
+    arguments = [word for file in (COMMON, *env_files) for word in ("--env-file", file)]
+    run(BUILD / program, *arguments, "--check")
+
+
+def test_api(written):
+    for file in files(written, "api-fcgi.env"):
+        check("api-fcgi", file)
+
+
+def test_broker(written):
+    for file in files(written, "ws-broker@*.env"):
+        host = file.name.split(".")[0]
+        common = [written / f"{host}.ws-broker.{kind}" for kind in ("env", "secrets.env")]
+        check("ws-broker", *common, file)
+
+
+@pytest.mark.usefixtures("haproxy")
+def test_haproxy(written):
+    for file in files(written, "haproxy.cfg"):
+        run(HAProxy.program(), "-dW", "-c", "-f", file)
+
+
+@pytest.mark.usefixtures("haproxy")
+def test_redis_front(written):
+    with_sentinel = len(files(written, "hlchat.conf")) == 3
+    assert with_sentinel == bool(list(written.glob("*.redis.cfg")))
+    for file in written.glob("*.redis.cfg"):
+        run(HAProxy.program(), "-dW", "-c", "-f", file)
+
+
+def test_redis(written, tmp_path):
+    for file in files(written, "hlchat.conf"):
+        acl = written / file.name.replace("hlchat.conf", "users.acl")
+        text = file.read_text()
+        assert text.count("/etc/redis/users.acl") == 1
+        (tmp_path / "redis.conf").write_text(text.replace("/etc/redis/users.acl", str(acl)))
+        try_redis(tmp_path)
+
+
+def try_redis(folder):
+    """It has no option to check a configuration, so it is started with it."""
+    log = folder / "log"
+    with log.open("w") as output:
+        redis = subprocess.Popen(
+            [REPO / "shared/scripts/redis-server.sh", "redis.conf", "--port", "0"]
+            + ["--unixsocket", "socket", "--appendonly", "no", "--save", ""],
+            cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+        )  # fmt: skip
+    try:
+        until("it has decided", lambda: is_ready(log) or redis.poll() is not None)
+        assert is_ready(log), log.read_text()
+    finally:
+        redis.terminate()
+        redis.wait()
+
+
+def is_ready(log):
+    return "ready to accept connections" in log.read_text()
