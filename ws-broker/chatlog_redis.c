@@ -467,9 +467,10 @@ static void on_added(void *user, const struct redis_value *reply) {
 
 static bool send_append(struct redis_log *log, struct append *append) {
     char key[SEEN_KEY_MAX + 1];
-    char old_id[ID_TEXT_MAX];
+    char old_id[ID_TEXT_MAX] = "";
     key_text(log, append, key);
-    id_text(append->stored_as, old_id);
+    if (append->is_marked)
+        id_text(append->stored_as, old_id);
     struct redis_arg args[] = {
         {"XADD", 4},
         {log->key, strlen(log->key)},
