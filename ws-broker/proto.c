@@ -301,6 +301,12 @@ static bool is_blank(const char *text, size_t len) {
     return true;
 }
 
+/* The parser keeps the strings that it has read of a text of `len` bytes: none is longer. */
+static void wipe_parser(struct proto *proto, size_t len) {
+    struct printbuf *strings = proto->tokener->pb;
+    explicit_bzero(strings->buf, len < (size_t)strings->size ? len : (size_t)strings->size);
+}
+
 enum proto_refusal proto_parse(struct proto *proto, const char *text, size_t len,
                                struct proto_request *request, char error[PROTO_ERROR_MAX]) {
     *request = (struct proto_request){0};
@@ -316,8 +322,8 @@ enum proto_refusal proto_parse(struct proto *proto, const char *text, size_t len
     else
         refusal = parse_action(proto, root, request, error);
     request->_root = root;
-    if (request->verb == VERB_LOGIN) /* the parser keeps the last string that it has read */
-        explicit_bzero(proto->tokener->pb->buf, (size_t)proto->tokener->pb->size);
+    if (request->verb == VERB_LOGIN)
+        wipe_parser(proto, len);
     if (refusal)
         proto_release(request);
     return refusal;
