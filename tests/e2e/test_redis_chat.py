@@ -181,6 +181,7 @@ class TestStrangeEntries:
         ["k", "x-4", "m", "[1]"],
         ["k", "x-5", "m", '{"user_id":"dev-x"'],
         ["k", "x-6", "m", b'{"message":"\xff"}'],
+        ["k", "x-9", "m", "{'message':'of a lenient writer'}"],
         ["k", "x-7", "m", GOOD % ("a" * 600000)],
         ["k", "x-8" * 1000, "m", GOOD % "long key"],
         ["", ""],
