@@ -16,7 +16,7 @@
 #include "shared/settings.h"
 #include "shared/version.h"
 
-/** Blocks them in all threads to come, so that sigwait() gets them. */
+/* Blocks them in all threads to come, so that sigwait() gets them. */
 static void block_signals(sigset_t *signals) {
     sigemptyset(signals);
     sigaddset(signals, SIGHUP);

@@ -38,7 +38,7 @@ static const char *param(const FCGX_Request *request, const char *name) {
     return value ? value : "";
 }
 
-/** Reads the rest of the request, so that a close() after the reply cannot reset the connection. */
+/* Reads the rest of the request, so that a close() after the reply cannot reset the connection. */
 static void skip_body(FCGX_Request *request) {
     char ignored[1024];
 
@@ -69,7 +69,7 @@ static void serve(const struct server *server, FCGX_Request *request) {
     FCGX_Free(request, 1); /* for a peer that would keep the connection */
 }
 
-/** Waits until somebody connects or the server stops; returns whether it stops. */
+/* Waits until somebody connects or the server stops; returns whether it stops. */
 static bool wait_for_work(const struct worker *worker) {
     struct epoll_event events[2];
     bool stops = false;
@@ -112,7 +112,7 @@ static void *run_thread(void *argument) {
     return NULL;
 }
 
-/** What libfcgi changes for the whole process is put back: its signal handlers only set a flag. */
+/* What libfcgi changes for the whole process is put back: its signal handlers only set a flag. */
 static void init_library(void) {
     FCGX_Init();
     signal(SIGTERM, SIG_DFL);
@@ -120,7 +120,7 @@ static void init_library(void) {
     signal(SIGPIPE, SIG_IGN);
 }
 
-/** Accepted TCP sockets inherit the timeouts; unix ones do not. */
+/* Accepted TCP sockets inherit the timeouts; unix ones do not. */
 static void set_timeouts(int listen_fd) {
     static const struct timeval silence = {.tv_sec = SERVER_SILENCE_S};
 

@@ -10,7 +10,7 @@
 static const char separators[] = ", \t";
 static const char unix_word[] = "unix";
 
-/** Decimal digits only, no sign, no blanks; -1 when it is anything else or above `max`. */
+/* Decimal digits only, no sign, no blanks; -1 when it is anything else or above `max`. */
 static int parse_number(const char *text, size_t len, int max) {
     int number = 0;
 
@@ -122,7 +122,7 @@ struct address_ip address_ip_group(const struct address_ip *ip) {
     return group;
 }
 
-/** Whether the first `bits` bits of both are the same. */
+/* Whether the first `bits` bits of both are the same. */
 static bool same_prefix(const struct in6_addr *a, const struct in6_addr *b, unsigned bits) {
     unsigned whole = bits / 8, rest = bits % 8;
 
@@ -139,7 +139,7 @@ static bool host_bits_set(const struct in6_addr *ip, unsigned prefix_bits) {
     return false;
 }
 
-/** One item of a list: "unix", an address, or address/bits. */
+/* One item of a list: "unix", an address, or address/bits. */
 static int parse_network(const char *text, size_t len, struct address_networks *networks) {
     if (len == strlen(unix_word) && memcmp(text, unix_word, len) == 0) {
         networks->has_unix = true;

@@ -19,7 +19,7 @@ static atomic_int log_format = LOG_FORMAT_TEXT;
 
 static const char *const level_names[] = {"error", "warn", "info", "debug"};
 
-/** A line being made. What does not fit is cut off field by field, see put_fields(). */
+/* A line being made. What does not fit is cut off field by field, see put_fields(). */
 struct line {
     char text[LINE_MAX_BYTES];
     size_t len;
@@ -41,7 +41,7 @@ static void put(struct line *line, const char *text) {
     put_bytes(line, text, strlen(text));
 }
 
-/** Short pieces only: numbers, escapes, the time. */
+/* Short pieces only: numbers, escapes, the time. */
 __attribute__((format(printf, 2, 3))) static void putf(struct line *line, const char *format, ...) {
     char piece[64];
     va_list arguments;
@@ -52,7 +52,7 @@ __attribute__((format(printf, 2, 3))) static void putf(struct line *line, const 
     put(line, piece);
 }
 
-/** Bytes of the UTF-8 sequence at `text` (1..4) and its code point; 0 when it is not one. */
+/* Bytes of the UTF-8 sequence at `text` (1..4) and its code point; 0 when it is not one. */
 static size_t utf8_decode(const unsigned char *text, size_t len, uint32_t *code) {
     static const uint32_t smallest[] = {0, 0, 0x80, 0x800, 0x10000};
     size_t size = 0;
@@ -74,7 +74,7 @@ static size_t utf8_decode(const unsigned char *text, size_t len, uint32_t *code)
     return size;
 }
 
-/** Whether a code point could move the cursor, end the line or reorder it on somebody's screen. */
+/* Whether a code point could move the cursor, end the line or reorder it on somebody's screen. */
 static bool is_control(uint32_t code) {
     return code < 0x20 || (code >= 0x7f && code < 0xa0) || (code >= 0x2028 && code <= 0x202e) ||
            (code >= 0x2066 && code <= 0x2069);
@@ -105,7 +105,7 @@ static void put_escaped(struct line *line, const char *text, size_t len) {
     }
 }
 
-/** Whether a text can stand in a text line without quotes. */
+/* Whether a text can stand in a text line without quotes. */
 static bool is_plain(const char *text, size_t len) {
     for (size_t i = 0; i < len; i++) {
         if (text[i] <= ' ' || text[i] > '~' || strchr("\"\\=", text[i]))
@@ -130,7 +130,7 @@ static void put_text(struct line *line, const char *text, size_t len) {
     put(line, quote);
 }
 
-/** A field that does not fit whole is left out with all after it, so that the line stays valid. */
+/* A field that does not fit whole is left out with all after it, so that the line stays valid. */
 static void put_fields(struct line *line, const struct log_field *fields) {
     for (const struct log_field *field = fields; field->key; field++) {
         size_t mark = line->len;

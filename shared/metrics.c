@@ -24,7 +24,7 @@ void metric_observe(struct metric *metric, uint64_t value) {
     metric->sum += value;
 }
 
-/** HELP and TYPE. In HELP, a backslash and a newline are escaped. */
+/* HELP and TYPE. In HELP, a backslash and a newline are escaped. */
 static void write_head(FILE *out, const struct metric *metric) {
     static const char *const types[] = {"counter", "gauge", "histogram"};
 
@@ -40,7 +40,7 @@ static void write_head(FILE *out, const struct metric *metric) {
     fprintf(out, "\n# TYPE %s %s\n", metric->name, types[metric->type]);
 }
 
-/** `name suffix {labels,extra} ` with braces only when there is something in them. */
+/* `name suffix {labels,extra} ` with braces only when there is something in them. */
 static void write_name(FILE *out, const struct metric *metric, const char *suffix,
                        const char *extra) {
     const char *labels = metric->labels ? metric->labels : "";

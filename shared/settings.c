@@ -13,8 +13,9 @@
 #include "shared/status.h"
 #include "shared/version.h"
 
-/* ---- The table -------------------------------------------------------------------------------
- * To add a setting: a row here, a member in settings.h, and, when its value has to fit another
+/* ---- the table ------------------------------------------------------------------------------- */
+
+/* To add a setting: a row here, a member in settings.h, and, when its value has to fit another
  * one, a few lines in check_together(). */
 
 enum row_type {
@@ -153,7 +154,7 @@ enum {
     HELP_COLUMN = 36, /* where the text starts in --help */
 };
 
-/** Defaults that depend on CHAT_ENV. */
+/* Defaults that depend on CHAT_ENV. */
 static const struct {
     int profile;
     const char *name;
@@ -162,17 +163,16 @@ static const struct {
     {PROFILE_CLOUD_RUN, "LOG_FORMAT", "json"}, /* what Cloud Logging takes apart */
 };
 
-/** Secrets have no flag, for arguments are for everybody to see, and are never shown. */
+/* Secrets have no flag, for arguments are for everybody to see, and are never shown. */
 static bool is_secret(const struct row *row) {
     return row->type == ROW_REDIS || row->type == ROW_SECRET;
 }
 
-/* ---- Loading ---------------------------------------------------------------------------------
- */
+/* ---- loading --------------------------------------------------------------------------------- */
 
 enum mode { MODE_RUN = 0, MODE_HELP, MODE_VERSION, MODE_CHECK, MODE_PRINT_CONFIG };
 
-/** Where settings came from, to read them again; and each value as it was written, to see what has
+/* Where settings came from, to read them again; and each value as it was written, to see what has
  * changed. */
 struct settings_origin {
     enum settings_program program;
@@ -194,14 +194,14 @@ struct loader {
     unsigned char forms[ROW_COUNT]; /* of a secret in the source that is being read; enum form */
 };
 
-/** A bit set. */
+/* A bit set. */
 enum form { FORM_VALUE = 1, FORM_FILE = 2 };
 
 static const char *program_name(enum settings_program program) {
     return program == PROGRAM_API ? "api-fcgi" : "ws-broker";
 }
 
-/** Writes the one line that refuses the settings. Always CHAT_EINVAL, to be returned. */
+/* Writes the one line that refuses the settings. Always CHAT_EINVAL, to be returned. */
 __attribute__((format(printf, 2, 3))) static int complain(const struct loader *loader,
                                                           const char *format, ...) {
     va_list arguments;
@@ -215,7 +215,7 @@ __attribute__((format(printf, 2, 3))) static int complain(const struct loader *l
     return CHAT_EINVAL;
 }
 
-/** A text from outside, fit for an error line: nothing unprintable, not too long. */
+/* A text from outside, fit for an error line: nothing unprintable, not too long. */
 struct shown {
     char text[84];
 };
@@ -283,7 +283,7 @@ static int parse_text(const struct row *row, const char *text, char **out) {
     return keep_text(text, out);
 }
 
-/** What a header can carry as it is: "Authorization: Bearer <secret>". */
+/* What a header can carry as it is: "Authorization: Bearer <secret>". */
 static int parse_secret(const struct row *row, const char *text, char **out, const char **why) {
     size_t len = strlen(text);
 
@@ -306,7 +306,7 @@ static bool is_port(const char *text, size_t len) {
     return port >= 1 && port <= UINT16_MAX;
 }
 
-/** host, host:port, [IPv6] or [IPv6]:port. */
+/* host, host:port, [IPv6] or [IPv6]:port. */
 static bool is_authority(const char *text, size_t len) {
     static const char letters[] =
         "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.-_";
@@ -345,7 +345,7 @@ static int parse_ip(const char *text) {
     return strcmp(text, "*") == 0 ? CHAT_OK : address_ip_parse(text, strlen(text), &ignored);
 }
 
-/** `*why` is set where a type has more to say than what is allowed. */
+/* `*why` is set where a type has more to say than what is allowed. */
 static int parse_value(const struct row *row, const char *text, struct settings *settings,
                        const char **why) {
     int ignored;
@@ -386,7 +386,7 @@ static void join_choices(const struct row *row, const char *separator, char *out
                                 row->choices[i]);
 }
 
-/** What a row takes, in words for an error. */
+/* What a row takes, in words for an error. */
 static void describe_allowed(const struct row *row, char *out, size_t size) {
     switch (row->type) {
     case ROW_INT:
@@ -431,7 +431,7 @@ static void forget_text(char **text) {
     *text = NULL;
 }
 
-/** Takes a value; `origin` says in an error where it was written. */
+/* Takes a value; `origin` says in an error where it was written. */
 static int set_value(struct loader *loader, const struct row *row, const char *text,
                      const char *origin) {
     const char *why = NULL;
@@ -464,7 +464,7 @@ static const struct row *find_row(const char *name) {
     return NULL;
 }
 
-/** The secret that <NAME>_FILE stands for; NULL: another name. */
+/* The secret that <NAME>_FILE stands for; NULL: another name. */
 static const struct row *find_secret_file(const char *name) {
     size_t len = strlen(name);
 
@@ -477,7 +477,7 @@ static const struct row *find_secret_file(const char *name) {
     return NULL;
 }
 
-/** Takes the first line of a file as the value of a secret. */
+/* Takes the first line of a file as the value of a secret. */
 static int set_from_file(struct loader *loader, const struct row *row, const char *path,
                          const char *origin) {
     char *line = NULL;
@@ -500,7 +500,7 @@ static int set_from_file(struct loader *loader, const struct row *row, const cha
     return status;
 }
 
-/** Takes what a source says of a row: the value, or for <NAME>_FILE the file that holds it. */
+/* Takes what a source says of a row: the value, or for <NAME>_FILE the file that holds it. */
 static int take(struct loader *loader, const struct row *row, enum form form, const char *text,
                 const char *origin) {
     unsigned char *forms = &loader->forms[row - rows];
@@ -512,7 +512,7 @@ static int take(struct loader *loader, const struct row *row, enum form form, co
                              : set_value(loader, row, text, origin);
 }
 
-/** Takes one line, already without its end. */
+/* Takes one line, already without its end. */
 static int load_line(struct loader *loader, char *line, size_t len, const char *origin) {
     if (strlen(line) != len)
         return complain(loader, "%s: a NUL byte", origin);
@@ -561,7 +561,7 @@ static int load_file(struct loader *loader, const char *path) {
     return status;
 }
 
-/** The value of a name in the environment; NULL: not there, or empty. */
+/* The value of a name in the environment; NULL: not there, or empty. */
 static const char *find_in(char **env, const char *name) {
     size_t len = strlen(name);
 
@@ -606,17 +606,16 @@ static int load_profile(struct loader *loader) {
     return CHAT_OK;
 }
 
-/* ---- The command line ------------------------------------------------------------------------
- */
+/* ---- the command line ------------------------------------------------------------------------ */
 
-/** `--history-limit` for HISTORY_LIMIT. */
+/* `--history-limit` for HISTORY_LIMIT. */
 static void flag_of_row(const struct row *row, char out[FLAG_MAX]) {
     snprintf(out, FLAG_MAX, "--%s", row->name);
     for (; *out; out++)
         *out = *out == '_' ? '-' : (char)tolower((unsigned char)*out);
 }
 
-/** One option of the command line, with its value if it takes one. */
+/* One option of the command line, with its value if it takes one. */
 struct option {
     const char *name;      /* as it stands there, up to '=' */
     const struct row *row; /* a setting; NULL: one of the words below */
@@ -652,7 +651,7 @@ static int find_option(struct loader *loader, const char *name, struct option *o
     return complain(loader, "there is no option '%s' (see --help)", show(name).text);
 }
 
-/** Calls `on_option` for each option, from left to right, until it fails. */
+/* Calls `on_option` for each option, from left to right, until it fails. */
 static int each_option(struct loader *loader, int argc, char **argv,
                        int (*on_option)(struct loader *loader, const struct option *option)) {
     int status = CHAT_OK;
@@ -699,10 +698,9 @@ static int take_flag(struct loader *loader, const struct option *option) {
     return option->row ? set_value(loader, option->row, option->value, option->name) : CHAT_OK;
 }
 
-/* ---- Rules that join several rows ------------------------------------------------------------
- */
+/* ---- rules that join several rows ------------------------------------------------------------ */
 
-/** Each of the files of a list separated by commas must be there to be read. */
+/* Each of the files of a list separated by commas must be there to be read. */
 static int check_files(const struct loader *loader, const char *name, const char *list) {
     char path[SETTINGS_FILES_MAX + 1];
 
@@ -756,10 +754,9 @@ static int check_together(const struct loader *loader) {
     return CHAT_OK;
 }
 
-/* ---- What a person asks for ------------------------------------------------------------------
- */
+/* ---- what a person asks for ------------------------------------------------------------------ */
 
-/** What stands behind a flag in --help. */
+/* What stands behind a flag in --help. */
 static void describe_value(const struct row *row, char *out, size_t size) {
     switch (row->type) {
     case ROW_INT:
@@ -871,7 +868,7 @@ static enum settings_result do_mode(const struct loader *loader, FILE *out) {
     return SETTINGS_DONE;
 }
 
-/** Weakest first. */
+/* Weakest first. */
 static int load_all(struct loader *loader, int argc, char **argv, char **env) {
     int status = load_defaults(loader);
 
@@ -888,7 +885,7 @@ static int load_all(struct loader *loader, int argc, char **argv, char **env) {
     return status;
 }
 
-/** The origin is the settings' own, for settings_deinit() to free. */
+/* The origin is the settings' own, for settings_deinit() to free. */
 static int load_from(struct loader *loader, int argc, char **argv, char **env) {
     struct settings_origin *origin = calloc(1, sizeof(*origin));
 
@@ -938,10 +935,9 @@ void settings_deinit(struct settings *settings) {
     settings->_origin = NULL;
 }
 
-/* ---- Reading them again ----------------------------------------------------------------------
- */
+/* ---- reading them again ---------------------------------------------------------------------- */
 
-/** What is not what it was: names, separated by commas. */
+/* What is not what it was: names, separated by commas. */
 struct changes {
     char taken[512];
     char need_restart[512];
@@ -978,7 +974,7 @@ static bool is_same(const char *a, const char *b) {
     return a && b ? strcmp(a, b) == 0 : a == b;
 }
 
-/** Takes the old value, as the program goes on with it. */
+/* Takes the old value, as the program goes on with it. */
 static int keep_old(struct loader *loader, const struct row *row, const char *text) {
     if (text)
         return set_value(loader, row, text, "before");
@@ -1004,7 +1000,7 @@ static int compare(struct loader *loader, char *const *old_text, struct changes 
     return CHAT_OK;
 }
 
-/** All that `settings` came from, into `next`; values that cannot change stay. */
+/* All that `settings` came from, into `next`; values that cannot change stay. */
 static int read_again(const struct settings *settings, struct settings *next,
                       struct changes *changes, char error[SETTINGS_ERROR_MAX]) {
     const struct settings_origin *origin = settings->_origin;
@@ -1025,7 +1021,7 @@ static int read_again(const struct settings *settings, struct settings *next,
     return status;
 }
 
-/** Exchanges the values that may change, and all texts. */
+/* Exchanges the values that may change, and all texts. */
 static void swap_live(struct settings *settings, struct settings *next) {
     for (const struct row *row = rows; row < rows + ROW_COUNT; row++) {
         char value[sizeof(struct settings)];

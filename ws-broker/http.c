@@ -30,7 +30,7 @@ enum {
     WAITING_TICK_MS = 20,
 };
 
-/** A host's name and what it resolved to. Never freed before http: names come from settings, so
+/* A host's name and what it resolved to. Never freed before http: names come from settings, so
  * they are few. */
 struct host {
     struct host *next;
@@ -69,14 +69,14 @@ struct http_request {
     size_t body_len;
 };
 
-/** A socket of curl's. */
+/* A socket of curl's. */
 struct watch {
     uv_poll_t poll;
     struct http *http;
     curl_socket_t fd;
 };
 
-/* ---- the end of a request ---- */
+/* ---- the end of a request -------------------------------------------------------------------- */
 
 static void wipe_and_free(char *secret, size_t len) {
     if (secret)
@@ -163,8 +163,9 @@ static void finish_done(struct http *http) {
     }
 }
 
-/* ---- curl on the loop ----
- * on_curl_socket() and on_curl_timer() never report a failure: curl would not work again after one.
+/* ---- curl on the loop ------------------------------------------------------------------------ */
+
+/* on_curl_socket() and on_curl_timer() never report a failure: curl would not work again after one.
  * A request that goes unwatched ends by its timeout, at the latest with the next event. */
 
 static void on_watch_closed(uv_handle_t *handle) {
@@ -236,7 +237,7 @@ static size_t on_body(char *data, size_t size, size_t count, void *user) {
     return len;
 }
 
-/** Hands the request to curl, which begins with it in the loop's next turn. */
+/* Hands the request to curl, which begins with it in the loop's next turn. */
 static bool run(struct http_request *request) {
     if (request->host) {
         const struct host *host = request->host;
@@ -253,7 +254,7 @@ static bool run(struct http_request *request) {
     return request->is_running;
 }
 
-/* ---- addresses of hosts ---- */
+/* ---- addresses of hosts ---------------------------------------------------------------------- */
 
 static bool must_wait(const struct http_request *request) {
     const struct host *host = request->host;
@@ -262,7 +263,7 @@ static bool must_wait(const struct http_request *request) {
     return !*host->addresses || uv_now(host->http->loop) - host->asked_ms < PATIENCE_MS;
 }
 
-/** Goes through those that wait: some have run out of time, some need not wait any more. */
+/* Goes through those that wait: some have run out of time, some need not wait any more. */
 static void move_on(struct http *http) {
     bool any_waits = false;
     struct http_request *request = http->requests;
@@ -324,7 +325,7 @@ static void on_resolved(uv_getaddrinfo_t *lookup, int status, struct addrinfo *i
         move_on(host->http);
 }
 
-/** Looks the host up, unless its addresses are known or asked for. False: that cannot begin. */
+/* Looks the host up, unless its addresses are known or asked for. False: that cannot begin. */
 static bool host_ask(struct host *host) {
     static const struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
     uint64_t now_ms = uv_now(host->http->loop);
@@ -355,14 +356,14 @@ static struct host *host_get(struct http *http, const char *name) {
     return host;
 }
 
-/* ---- the start of a request ---- */
+/* ---- the start of a request ------------------------------------------------------------------ */
 
 static bool is_address(const char *host) {
     struct in_addr v4;
     return *host == '[' || inet_pton(AF_INET, host, &v4) == 1;
 }
 
-/** Takes host and port from the URL. */
+/* Takes host and port from the URL. */
 static bool set_host(struct http_request *request, const char *url) {
     CURLU *parts = curl_url();
     char *scheme = NULL, *host = NULL, *port = NULL;
@@ -481,7 +482,7 @@ char *http_escape(const char *segment) {
     return curl_easy_escape(NULL, segment, 0); /* malloc'ed: we gave curl no other allocator */
 }
 
-/* ---- life ---- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 struct http *http_new(uv_loop_t *loop) {
     struct http *http = calloc(1, sizeof(*http));

@@ -42,7 +42,7 @@ static void wipe(char *text) {
     free(text);
 }
 
-/* ---- JSON with secrets: the library frees without wiping, and moves texts that grow ---- */
+/* ---- JSON with secrets: the library frees without wiping, and moves texts that grow ---------- */
 
 /* Joins a list of pieces that NULL ends: the first, third... as they are, those between as the
  * inside of a JSON string. One block from the start, so that no copies are left behind. NULL: no
@@ -100,7 +100,7 @@ static void wipe_and_put(struct json_object *root) {
     json_object_put(root);
 }
 
-/* ---- one login ---- */
+/* ---- one login ------------------------------------------------------------------------------- */
 
 static void log_failure(struct passwords *passwords, const char *step, int status,
                         const char *error) {

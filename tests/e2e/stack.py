@@ -553,7 +553,7 @@ class HAProxy(Program):
 class Stack:
     """Starts api-fcgi, the brokers and HAProxy; a context manager.
 
-    Keyword arguments in upper case are settings (design: the names of --help) for all programs.
+    Keyword arguments in upper case are settings (the names of --help) for all programs.
     api, haproxy: False leaves that one out (its address stays, `stack.api.start()` starts it).
     apis: how many (`stack.apis`).
     brokers: how many; none and `stack.add_broker(...)` for some with settings of their own.

@@ -46,7 +46,7 @@ enum resolver { RESOLVER_GOOD, RESOLVER_FAILS, RESOLVER_HANGS };
 
 static atomic_int resolver, lookups;
 
-/** *.test are names for the server, by the state of the resolver (not steady.test's); others are
+/* *.test are names for the server, by the state of the resolver (not steady.test's); others are
  * real. */
 int getaddrinfo(const char *restrict name, const char *restrict service,
                 const struct addrinfo *restrict hints, struct addrinfo **restrict result) {
@@ -111,7 +111,7 @@ static void answer_bytes(int fd, size_t len) {
     free(body);
 }
 
-/** Whether to keep the connection. */
+/* Whether to keep the connection. */
 static bool serve(int fd, const char *request, size_t len) {
     char path[32] = "";
     static const struct linger reset = {.l_onoff = 1, .l_linger = 0};
@@ -152,7 +152,7 @@ static bool serve(int fd, const char *request, size_t len) {
     return true;
 }
 
-/** Whether to keep the connection. */
+/* Whether to keep the connection. */
 static bool receive(struct connection *connection) {
     ssize_t got = recv(connection->fd, connection->request + connection->len,
                        sizeof(connection->request) - 1 - connection->len, 0);
@@ -203,7 +203,7 @@ static void *server_main(void *unused) {
     }
 }
 
-/** A TCP socket on a free port of 127.0.0.1. Who does not listen on it refuses connections. */
+/* A TCP socket on a free port of 127.0.0.1. Who does not listen on it refuses connections. */
 static int bound_socket(uint16_t *port) {
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t len = sizeof(address);
@@ -239,7 +239,7 @@ static uv_loop_t loop;
 static uv_timer_t waker; /* so that a loop without events still looks at its deadline */
 static struct http *http;
 
-/** What a request ended with. */
+/* What a request ended with. */
 struct outcome {
     int calls;
     int status;
@@ -609,7 +609,7 @@ static bool has_one_ended(const void *about) {
     return pair[0]->calls + pair[1]->calls > 0;
 }
 
-/** Of two, the first to call back cancels the other. */
+/* Of two, the first to call back cancels the other. */
 static void cancelled_from_the_callback_of_another(void **state) {
     static const char *const hosts[] = {"127.0.0.1", "nowhere.invalid"};
 

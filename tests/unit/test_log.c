@@ -47,7 +47,7 @@ static const char *read_log(void) {
     return logged;
 }
 
-/** The one line without its time, which has to look like one. */
+/* The one line without its time, which has to look like one. */
 static const char *read_line(void) {
     static const char pattern[] = "0000-00-00T00:00:00.000Z ";
     const char *text = read_log();
@@ -62,7 +62,7 @@ static const char *read_line(void) {
     return text + TIME_LEN + 1;
 }
 
-/** The one line's value of `key`, which has to be a text. */
+/* The one line's value of `key`, which has to be a text. */
 static const char *read_json(const char *key) {
     static struct json_object *line;
     struct json_object *value;

@@ -63,7 +63,7 @@ static void assert_runs(const struct load *load) {
     assert_int_equal(load->result, SETTINGS_RUN);
 }
 
-/** One line, this one, and no start. */
+/* One line, this one, and no start. */
 static void assert_refused(struct load *load, const char *line) {
     char expected[2048];
 
