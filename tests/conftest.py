@@ -1,9 +1,15 @@
 """Fixtures of the end-to-end and chaos tests; what a stack is and can do: e2e/stack.py."""
 
+import resource
 from contextlib import ExitStack
 
 import pytest
 from stack import Stack
+
+# Some tests are a thousand clients; a user's shell has 1024 descriptors until one asks for more.
+_, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+enough = 1 << 16 if most == resource.RLIM_INFINITY else min(most, 1 << 16)
+resource.setrlimit(resource.RLIMIT_NOFILE, (enough, most))
 
 
 @pytest.fixture(scope="class")

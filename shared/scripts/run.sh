@@ -269,11 +269,11 @@ fi
 # Only the servers started here.
 unset {API,BROKER}_{1..8}
 export API_1="unix@$dir/api.sock"
-start api env FCGI_LISTEN="unix:$dir/api.sock" "$build/api-fcgi"
+start api "$build/api-fcgi" --fcgi-listen "unix:$dir/api.sock"
 for ((i = 1; i <= brokers; i++)); do
     export "BROKER_$i=unix@$dir/broker$i.sock"
-    start "broker$i" env LISTEN="unix:$dir/broker$i.sock" OPS_LISTEN="unix:$dir/broker$i-ops.sock" \
-        "$build/ws-broker"
+    start "broker$i" "$build/ws-broker" --listen "unix:$dir/broker$i.sock" \
+        --ops-listen "unix:$dir/broker$i-ops.sock"
 done
 wait_for api test -S "$dir/api.sock"
 for ((i = 1; i <= brokers; i++)); do

@@ -100,9 +100,11 @@ class Run:
         found = {}
         for proc in Path("/proc").iterdir():
             try:
-                # Redis writes its title over its environment, but works in the run's folder.
+                # Of a broker all but root see the arguments alone. Redis writes its title over its
+                # environment, but works in the run's folder.
                 if proc.name.isdigit() and (
-                    mark in (proc / "environ").read_bytes()
+                    os.fsencode(self.temporary) in (proc / "cmdline").read_bytes()
+                    or mark in (proc / "environ").read_bytes()
                     or os.readlink(proc / "cwd").startswith(f"{self.temporary}/")
                 ):
                     found[int(proc.name)] = (proc / "comm").read_text().strip()

@@ -195,10 +195,11 @@ stops() {
 }
 leaves_nothing() {
     local left
-    # Every part has our TMPDIR in its environment.
+    # Every part has our TMPDIR in its environment, or a folder in there in its arguments; [t]: but not
+    # this very grep.
     left=$(
         ls -A "$scratch/tmp"
-        grep -lsF "TMPDIR=$scratch/tmp" /proc/[0-9]*/environ
+        grep -ls -e "$scratch/[t]mp" /proc/[0-9]*/{environ,cmdline}
     )
     [[ -z $left ]] || {
         echo "left: $left"
