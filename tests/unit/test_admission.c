@@ -98,6 +98,7 @@ static void test_unix_peers_are_one(void **state) {
     enter(&admission, "unix");
     assert_int_equal(ask(&admission, "unix", 0), ADMISSION_ADDRESS);
     assert_int_equal(ask(&admission, "127.0.0.1", 0), ADMISSION_OK);
+    assert_int_equal(ask(&admission, "::", 0), ADMISSION_OK);
     admission_clear(&admission);
 }
 
@@ -175,6 +176,31 @@ static void test_login_failures(void **state) {
     assert_null(admission._by_address); /* all forgiven, nothing remembered */
 }
 
+/* Guesses count as failures from their beginning, and for good only those that were wrong. */
+static void test_guesses(void **state) {
+    struct admission admission = {.max_clients = 100, .login_failures_per_minute = 2};
+    struct address_ip from = ip("203.0.113.1");
+    (void)state;
+    admission_guess_begin(&admission, &from, 0);
+    assert_int_equal(login_wait_s(&admission, "203.0.113.1", 0), 0);
+    admission_guess_begin(&admission, &from, 0);
+    assert_int_equal(login_wait_s(&admission, "203.0.113.1", 0), 30);
+    assert_true(admission_is_guessing(&admission, &from));
+
+    admission_guess_end(&admission, &from, false);
+    assert_int_equal(login_wait_s(&admission, "203.0.113.1", 0), 0);
+    admission_tick(&admission, 100000); /* one has not ended: it is not forgotten */
+    assert_true(admission_is_guessing(&admission, &from));
+    admission_guess_end(&admission, &from, true);
+    assert_false(admission_is_guessing(&admission, &from));
+    fail_login(&admission, "203.0.113.1", 0);
+    assert_int_equal(login_wait_s(&admission, "203.0.113.1", 0), 30);
+
+    admission_guess_end(&admission, &from, false); /* none has begun */
+    assert_int_equal(login_wait_s(&admission, "203.0.113.1", 0), 30);
+    admission_clear(&admission);
+}
+
 static void test_login_failures_off(void **state) {
     struct admission admission = {.max_clients = 100};
     (void)state;
@@ -195,6 +221,7 @@ int main(void) {
         cmocka_unit_test(test_rate_outlives_connections),
         cmocka_unit_test(test_tick_spares_the_connected),
         cmocka_unit_test(test_login_failures),
+        cmocka_unit_test(test_guesses),
         cmocka_unit_test(test_login_failures_off),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -20,6 +20,7 @@
 #include "ws-broker/conn.h"
 #include "ws-broker/dispatch.h"
 #include "ws-broker/fanout.h"
+#include "ws-broker/games.h"
 
 enum { CLIENTS = 4, HISTORY_LIMIT = 5, LOGIN_ATTEMPTS = 5, LOGIN_TIMEOUT_MS = 120000 };
 
@@ -116,6 +117,77 @@ static void slow_forget(struct identity *base, uint64_t conn_id) {
 static const struct identity_ops slow_ops = {.check = slow_check, .forget = slow_forget};
 
 static struct slow_identity slow;
+
+/* A log far away: what it has loaded, stored and given back is for the test to say. */
+struct far_log {
+    struct chatlog base;
+    bool is_loaded;
+    uint64_t stored, heard;
+};
+
+static int far_append(struct chatlog *log, const char *json, size_t len, uint64_t tag) {
+    (void)log, (void)json, (void)len, (void)tag;
+    return CHAT_OK;
+}
+
+static bool far_turn(struct chatlog *log, size_t max_bytes) {
+    (void)log, (void)max_bytes;
+    return false;
+}
+
+static bool far_is_loaded(const struct chatlog *log) {
+    return ((const struct far_log *)log)->is_loaded;
+}
+
+static uint64_t far_mark(const struct chatlog *log) {
+    return ((const struct far_log *)log)->stored;
+}
+
+static bool far_is_heard(const struct chatlog *log, uint64_t mark) {
+    return ((const struct far_log *)log)->heard >= mark;
+}
+
+static void far_free(struct chatlog *log) {
+    (void)log;
+}
+
+static const struct chatlog_ops far_ops = {.append = far_append,
+                                           .turn = far_turn,
+                                           .is_loaded = far_is_loaded,
+                                           .mark = far_mark,
+                                           .is_heard = far_is_heard,
+                                           .free = far_free};
+
+static struct far_log far;
+
+static void use_far_log(void) {
+    chatlog_free(chat.log);
+    far = (struct far_log){.base.ops = &far_ops, .is_loaded = true};
+    chat.log = &far.base;
+}
+
+/* Games that are decided elsewhere: chat_games_answered() is what is said of them in the end. */
+struct far_games {
+    struct games base;
+    int64_t ticked_ms, asked_ms; /* when it was last told the time, and what it knew when asked */
+};
+
+static bool far_ask(struct games *base, const struct games_request *request, uint64_t tag,
+                    struct games_answer *answer) {
+    struct far_games *games = (struct far_games *)base;
+    (void)request, (void)tag, (void)answer;
+    games->asked_ms = games->ticked_ms;
+    return false;
+}
+
+static void far_tick(struct games *base, int64_t now_ms, int64_t unix_s) {
+    (void)unix_s;
+    ((struct far_games *)base)->ticked_ms = now_ms;
+}
+
+static const struct games_ops far_games_ops = {.ask = far_ask, .tick = far_tick};
+
+static struct far_games far_games;
 
 static void open_client(struct client *client, uint64_t id) {
     *client = (struct client){0};
@@ -227,6 +299,30 @@ static void login(struct client *client, const char *name) {
     say(client, text);
     turn();
     hears(client, "{\"info\":\"connected\"}");
+}
+
+/* As the group of game servers has it: Ann is one of them. */
+static void use_far_games(void) {
+    proto_free(chat.proto);
+    chat.proto = proto_new(PROTO_MINIGAME, 2048);
+    assert_non_null(chat.proto);
+    far_games = (struct far_games){.base.ops = &far_games_ops};
+    chat.games = &far_games.base;
+    login(ann, "Ann");
+}
+
+/* The value of a sample of the metrics. */
+static unsigned long metric(void (*register_them)(struct metrics *), const char *name) {
+    struct metrics metrics = {0};
+    size_t name_len = strlen(name), len = 0;
+    register_them(&metrics);
+    char *text = metrics_text(&metrics, &len), *line = text;
+    while (line && (strncmp(line, name, name_len) != 0 || line[name_len] != ' '))
+        line = strchr(line, '\n') ? strchr(line, '\n') + 1 : NULL;
+    assert_non_null(line);
+    unsigned long value = strtoul(line + name_len, NULL, 10);
+    free(text);
+    return value;
 }
 
 static const char *const hi = "{\"action\":\"message\",\"message\":\"hi\"}";
@@ -403,18 +499,37 @@ static void test_slow_login_is_refused(void **state) {
     assert_int_equal(ann->close_code, CLOSE_LOGIN_ATTEMPTS);
 }
 
+static unsigned long unavailable_logins(void) {
+    return metric(handle_login_register_metrics, "hlchat_logins_total{result=\"unavailable\"}");
+}
+
 /* Nobody's fault who logs in: it may try again as often as it takes. */
 static void test_service_is_down(void **state) {
     (void)state;
     chat.identity = &slow.base;
     admission.login_failures_per_minute = 2;
-    for (int i = 0; i < 3 * LOGIN_ATTEMPTS; i++) {
+    unsigned long before = unavailable_logins();
+    for (int i = 0; i < 2 * PROTO_ERROR_LIMIT; i++) {
         say(ann, ask);
         chat_identified(&chat, ann->conn.id, &no_service);
         turn();
         hears_error(ann, "the account service is down");
     }
     assert_int_equal(ann->close_code, 0);
+    assert_int_equal(unavailable_logins(), before + 2 * PROTO_ERROR_LIMIT);
+}
+
+/* That an answer comes later makes no success of it: errors in a row they are all the same. */
+static void test_slow_refusals_close(void **state) {
+    (void)state;
+    login(ann, "Ann");
+    chat.identity = &slow.base;
+    for (int i = 0; i < PROTO_ERROR_LIMIT; i++) {
+        assert_int_equal(ann->close_code, 0);
+        say(ann, ask);
+        chat_identified(&chat, ann->conn.id, &nobody);
+    }
+    assert_int_equal(ann->close_code, CLOSE_ERRORS);
 }
 
 static void test_leaves_while_logging_in(void **state) {
@@ -519,6 +634,56 @@ static void test_failures_per_address(void **state) {
     chat.time.now_ms += 30000;
     say(eve, ask);
     assert_int_equal(slow.asked, 3);
+}
+
+/* A password counts as a failure from when it is tried, so that many at once do not pass the limit
+ * together; it is given back when it was right, and not when its connection goes away. */
+static void test_passwords_under_way_count(void **state) {
+    static const char *const guess =
+        "{\"action\":\"login\",\"username\":\"ann\",\"password\":\"swordfish\"}";
+    (void)state;
+    chat.identity = &slow.base;
+    admission.login_failures_per_minute = 3;
+    say(ann, guess);
+    chat_identified(&chat, ann->conn.id, &nobody);
+    say(bob, guess);
+    say(eve, guess);
+    assert_int_equal(slow.asked, 3); /* the wrong one counts once */
+    say(ann, guess);
+    turn();
+    hears_error(ann, "who are you?");
+    hears(ann, "{\"error\":\"too many logins are waiting: try again\"}");
+
+    chat_identified(&chat, eve->conn.id, &ann_is_ann);
+    goes(bob);
+    say(ann, guess);
+    assert_int_equal(slow.asked, 4);
+    chat_identified(&chat, ann->conn.id, &nobody);
+    say(ann, guess);
+    turn();
+    hears_error(ann, "who are you?");
+    hears_error(ann, "too many failed logins from your address");
+}
+
+/* Nobody comes in before the history is there. */
+static void test_login_while_the_log_is_loading(void **state) {
+    (void)state;
+    use_far_log();
+    chat.identity = &slow.base;
+    say(ann, ask);
+    far.is_loaded = false; /* it begins anew, meanwhile */
+    chat_identified(&chat, ann->conn.id, &ann_is_ann);
+    say(ann, ask);
+    turn();
+    hears(ann, "{\"error\":\"the chat is unavailable: try again\"}");
+    hears(ann, "{\"error\":\"the chat is starting: try again\"}");
+    assert_int_equal(ann->conn.state, CONN_NEW);
+    assert_int_equal(users_online(&chat.users), 0);
+    far.is_loaded = true;
+    say(ann, ask);
+    chat_identified(&chat, ann->conn.id, &ann_is_ann);
+    turn();
+    hears(ann, "{\"info\":\"connected\"}");
 }
 
 /* ---- messages ---- */
@@ -670,6 +835,37 @@ static void test_sender_leaves(void **state) {
     hears(bob, ann_says_hi);
 }
 
+/* ---- the log has lost entries ---- */
+
+/* Who was here gets nothing from behind the gap, and is closed, some at a time; who comes after it
+ * stays. */
+static void test_lost_entries(void **state) {
+    (void)state;
+    login(ann, "Ann");
+    login(bob, "Bob");
+    say(ann, hi);
+    turn();
+    hears(ann, ann_says_hi);
+    hears(bob, ann_says_hi);
+    chat_lost(&chat);
+    say(ann, hi);
+    say(ann, "{\"action\":\"history\"}");
+    login(eve, "Eve");
+    hears(eve, ann_says_hi);
+    hears(ann, "{\"history\":[]}");
+    hears_nothing(ann);
+    hears_nothing(bob);
+
+    assert_true(chat_close_lost(&chat, 1));
+    assert_int_equal(ann->close_code, CLOSE_RESTART);
+    assert_int_equal(bob->close_code, 0);
+    assert_false(chat_close_lost(&chat, 1));
+    assert_int_equal(bob->close_code, CLOSE_RESTART);
+    assert_false(chat_close_lost(&chat, 1));
+    assert_int_equal(eve->close_code, 0);
+    assert_int_equal(clients[3].close_code, 0);
+}
+
 /* ---- dismissed: closed once it has its answers ---- */
 
 static void test_dismissed_with_nothing_to_wait_for(void **state) {
@@ -719,6 +915,30 @@ static void test_dismissed_while_a_message_fails(void **state) {
     hears_nothing(ann);
 }
 
+/* Its own message, stored already, comes back before the close; but that is not waited for long. */
+static void test_dismissed_before_its_message_comes_back(void **state) {
+    (void)state;
+    use_far_log();
+    login(ann, "Ann");
+    login(bob, "Bob");
+    say(ann, hi);
+    say(bob, hi);
+    far.stored = 1;
+    chat_appended(&chat, ann->conn.id, CHAT_OK);
+    far.stored = 2;
+    chat_appended(&chat, bob->conn.id, CHAT_OK);
+    chat_dismiss_some(&chat, CLIENTS, CLOSE_RESTART);
+    assert_int_equal(ann->close_code, 0);
+    far.heard = 1;
+    chat.time.now_ms += 4999;
+    chat_dismiss_some(&chat, 0, CLOSE_RESTART);
+    assert_int_equal(ann->close_code, CLOSE_RESTART);
+    assert_int_equal(bob->close_code, 0);
+    chat.time.now_ms += 1;
+    chat_dismiss_some(&chat, 0, CLOSE_RESTART);
+    assert_int_equal(bob->close_code, CLOSE_RESTART);
+}
+
 static void test_dismissed_while_logging_in(void **state) {
     (void)state;
     chat.identity = &slow.base;
@@ -752,6 +972,87 @@ static void test_dismissed_some_at_a_time(void **state) {
     chat_dismiss_some(&chat, 1, CLOSE_RESTART);
     turn();
     assert_int_equal(ann->close_code, CLOSE_RESTART);
+}
+
+/* ---- game servers ---- */
+
+static const char *const who_is_online = "{\"action\":\"online_players\"}";
+
+static void answer(struct client *client, enum games_status status, char *text) {
+    const struct games_answer games_answer = {
+        .verb = GAMES_ONLINE, .status = status, .error = "not now", .text = text};
+    chat_games_answered(&chat, client->conn.id, &games_answer);
+}
+
+static void test_games_are_asked_with_the_time(void **state) {
+    (void)state;
+    use_far_games();
+    chat.time.now_ms = 7777;
+    say(ann, who_is_online);
+    assert_int_equal(far_games.asked_ms, 7777);
+    answer(ann, GAMES_DONE, (char[]){"{\"online_players\":[]}"});
+    turn();
+    hears(ann, "{\"online_players\":[]}");
+}
+
+static void test_late_refusals_of_games_close(void **state) {
+    (void)state;
+    use_far_games();
+    for (int i = 0; i < PROTO_ERROR_LIMIT; i++) {
+        assert_int_equal(ann->close_code, 0);
+        say(ann, who_is_online);
+        answer(ann, GAMES_REFUSED, NULL);
+    }
+    assert_int_equal(ann->close_code, CLOSE_ERRORS);
+}
+
+/* Nobody's fault who asks. */
+static void test_games_are_down(void **state) {
+    (void)state;
+    use_far_games();
+    for (int i = 0; i < 2 * PROTO_ERROR_LIMIT; i++) {
+        say(ann, who_is_online);
+        answer(ann, i % 2 ? GAMES_UNAVAILABLE : GAMES_UNCERTAIN, NULL);
+    }
+    assert_int_equal(ann->close_code, 0);
+}
+
+static void test_games_while_replies_are_full(void **state) {
+    (void)state;
+    use_far_games();
+    eve->choked = true;
+    chat_reply(&chat, &eve->conn, malloc(FANOUT_REPLY_HEADROOM + FANOUT_REPLY_TOTAL),
+               FANOUT_REPLY_TOTAL);
+    say(ann, who_is_online);
+    answer(ann, GAMES_DONE, (char[]){"{\"online_players\":[]}"});
+    turn();
+    hears_error(ann, "the games are busy");
+}
+
+static void test_dismissed_while_games_are_asked(void **state) {
+    (void)state;
+    use_far_games();
+    say(ann, who_is_online);
+    chat_dismiss(&chat, &ann->conn, CLOSE_RESTART);
+    assert_int_equal(ann->close_code, 0);
+    answer(ann, GAMES_DONE, (char[]){"{\"online_players\":[]}"});
+    chat_dismiss_some(&chat, 0, CLOSE_RESTART);
+    assert_int_equal(ann->close_code, CLOSE_RESTART);
+    turn();
+    hears(ann, "{\"online_players\":[]}");
+}
+
+/* What the group is told is no message of the chat. */
+static void test_frames_of_games_are_no_messages(void **state) {
+    static const char *const name = "hlchat_messages_total";
+    (void)state;
+    unsigned long before = metric(chat_register_metrics, name);
+    chat_entry(&chat, "{}", 2, true);
+    chat_entry(&chat, "{}", 2, false); /* from before the start, or known already */
+    assert_int_equal(metric(chat_register_metrics, name), before + 1);
+    use_far_games();
+    chat_entry(&chat, "{}", 2, true);
+    assert_int_equal(metric(chat_register_metrics, name), before + 1);
 }
 
 /* ---- errors ---- */
@@ -921,11 +1222,14 @@ int main(void) {
         CHAT_TEST(test_login_takes_a_while),
         CHAT_TEST(test_slow_login_is_refused),
         CHAT_TEST(test_service_is_down),
+        CHAT_TEST(test_slow_refusals_close),
         CHAT_TEST(test_leaves_while_logging_in),
         CHAT_TEST(test_closes_while_logging_in),
         CHAT_TEST(test_expiry),
         CHAT_TEST(test_expired_within_the_leeway),
         CHAT_TEST(test_failures_per_address),
+        CHAT_TEST(test_passwords_under_way_count),
+        CHAT_TEST(test_login_while_the_log_is_loading),
         CHAT_TEST(test_message_reaches_all_logged_in),
         CHAT_TEST(test_spoofed_fields),
         CHAT_TEST(test_largest_message),
@@ -935,11 +1239,19 @@ int main(void) {
         CHAT_TEST(test_queue_is_full),
         CHAT_TEST(test_append_ends_badly),
         CHAT_TEST(test_sender_leaves),
+        CHAT_TEST(test_lost_entries),
         CHAT_TEST(test_dismissed_with_nothing_to_wait_for),
         CHAT_TEST(test_dismissed_with_messages_under_way),
         CHAT_TEST(test_dismissed_while_a_message_fails),
+        CHAT_TEST(test_dismissed_before_its_message_comes_back),
         CHAT_TEST(test_dismissed_while_logging_in),
         CHAT_TEST(test_dismissed_some_at_a_time),
+        CHAT_TEST(test_games_are_asked_with_the_time),
+        CHAT_TEST(test_late_refusals_of_games_close),
+        CHAT_TEST(test_games_are_down),
+        CHAT_TEST(test_games_while_replies_are_full),
+        CHAT_TEST(test_dismissed_while_games_are_asked),
+        CHAT_TEST(test_frames_of_games_are_no_messages),
         CHAT_TEST(test_errors_in_a_row_close),
         CHAT_TEST(test_success_forgives_errors),
         CHAT_TEST(test_unknown_actions_of_the_logged_in),

@@ -7,6 +7,7 @@
 #include <cmocka.h>
 
 #include "shared/log.h"
+#include "tests/unit/log_watch.h"
 #include "ws-broker/drain.h"
 
 enum { BEGIN = 1000000, RATE = 200, DEADLINE_MS = 30000 };
@@ -172,6 +173,17 @@ static void test_a_second_signal_shortly_before_the_deadline(void **state) {
     assert_int_equal(drain.phase, DRAIN_OVER);
 }
 
+/* A long one tells how far it is. */
+static void test_progress_is_logged(void **state) {
+    struct drain_options options = {.rate = 1, .deadline_ms = 60000};
+    (void)state;
+    begin_with(&options, 30);
+    log_watch_start(LOG_LEVEL_INFO);
+    run(30, 12000);
+    log_watch_stop();
+    assert_int_equal(log_watch_count("drain progress clients="), 2);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_nobody_is_told_while_haproxy_looks_twice),
@@ -186,6 +198,7 @@ int main(void) {
         cmocka_unit_test(test_the_deadline),
         cmocka_unit_test(test_a_second_signal_ends_it),
         cmocka_unit_test(test_a_second_signal_shortly_before_the_deadline),
+        cmocka_unit_test(test_progress_is_logged),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -19,6 +19,7 @@
 
 static char told[4096]; /* a line for each frame */
 static bool is_full;
+static int frames_left; /* until the log is full; 0: it will not be */
 static struct users online;
 static struct games *games;
 
@@ -26,6 +27,7 @@ static int append(struct chatlog *log, const char *json, size_t len, uint64_t ta
     (void)log, (void)tag;
     if (is_full)
         return CHAT_EBUSY;
+    is_full = frames_left > 0 && --frames_left == 0;
     size_t used = strlen(told);
     snprintf(told + used, sizeof(told) - used, "%.*s\n", (int)len, json);
     return CHAT_OK;
@@ -38,6 +40,7 @@ static int set_up(void **state) {
     (void)state;
     told[0] = '\0';
     is_full = false;
+    frames_left = 0;
     games = games_memory_new(&chatlog, &online);
     games_tick(games, 1000, 5000);
     return 0;
@@ -131,11 +134,75 @@ static void test_old_games_are_forgotten(void **state) {
     assert_string_equal(ask(&end).error, "id: there is no such game");
 }
 
+/* It was started: only that nobody could be told. */
+static void test_a_start_that_could_not_be_told(void **state) {
+    (void)state;
+    frames_left = 1;
+    assert_int_equal(start(10), GAMES_UNCERTAIN);
+    assert_told(UPDATE);
+    is_full = false;
+    games_tick(games, 11000, 5010);
+    assert_told(UPDATE);
+}
+
+/* The texts of one question are the test's, until the next one. */
+static const char *text_of(enum games_verb verb) {
+    static char *text;
+    free(text);
+    text = ask(&(struct games_request){.verb = verb}).text;
+    assert_non_null(text);
+    return text;
+}
+
+/* Users are remembered for a while after they have left, for the rate of their messages. */
+static void test_who_has_left_plays_no_more(void **state) {
+    static const struct rate_limit slow = {.per_second = 1, .burst = 1};
+    struct minigame_place place = {"bob", 1};
+    const struct games_request end = {.verb = GAMES_END, .number = 1, .places = &place, .count = 1};
+    (void)state;
+    users_enter(&online, "ann", "Ann");
+    struct user *bob = users_enter(&online, "bob", "Bob");
+    assert_int_equal(rate_take(&bob->messages, &slow, 1000), 0);
+    users_leave(&online, bob, &slow, 1000);
+    assert_int_equal(start(10), GAMES_DONE);
+    assert_string_equal(text_of(GAMES_ONLINE), "{\"online_players\":[\"ann\"]}");
+    assert_non_null(strstr(text_of(GAMES_NEWEST), "\"ann\""));
+    assert_null(strstr(text_of(GAMES_NEWEST), "\"bob\""));
+    assert_string_equal(ask(&end).error, "leaderboard[0].id: not a player of this game");
+}
+
+/* Of eleven one stays out, and each of them sometimes: that one never does in 400 games is as good
+ * as impossible. */
+static void test_everybody_plays_sometimes_and_not_always(void **state) {
+    char id[24];
+    bool has_played[MINIGAME_PLAYERS_MAX + 1] = {0}, was_out[MINIGAME_PLAYERS_MAX + 1] = {0};
+    (void)state;
+    for (int i = 0; i <= MINIGAME_PLAYERS_MAX; i++) {
+        snprintf(id, sizeof(id), "player %d", i);
+        users_enter(&online, id, id);
+    }
+    for (int game = 0; game < 400; game++) {
+        assert_int_equal(start(10), GAMES_DONE);
+        told[0] = '\0';
+        const char *players = text_of(GAMES_NEWEST);
+        for (int i = 0; i <= MINIGAME_PLAYERS_MAX; i++) {
+            snprintf(id, sizeof(id), "\"player %d\"", i);
+            *(strstr(players, id) ? &has_played[i] : &was_out[i]) = true;
+        }
+    }
+    for (int i = 0; i <= MINIGAME_PLAYERS_MAX; i++)
+        assert_true(has_played[i] && was_out[i]);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_grid, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_a_full_log_changes_nothing, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_old_games_are_forgotten, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_a_start_that_could_not_be_told, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_who_has_left_plays_no_more, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_everybody_plays_sometimes_and_not_always, set_up,
+                                        tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

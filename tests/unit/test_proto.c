@@ -329,6 +329,72 @@ static void test_requests(void **state) {
     assert_int_equal(wrong, 0);
 }
 
+/* What only game servers may ask, and all that they may. */
+static void test_requests_of_game_servers(void **state) {
+#define PLACES(places)      "{\"action\":\"game_end\",\"id\":\"HLG-7\",\"leaderboard\":[" places "]}"
+#define PLACE(id, position) "{\"id\":\"" id "\",\"position\":" position "}"
+    static const struct {
+        const char *text;
+        enum proto_refusal refusal;
+        const char *result;
+    } rows[] = {
+        {"{\"action\":\"scheduler_start\"}", 0, "start every 600, in 300"},
+        {"{\"action\":\"scheduler_start\",\"period\":1,\"offset\":86400}", 0,
+         "start every 1, in 86400"},
+        {"{\"action\":\"scheduler_start\",\"period\":86401}", MALFORMED,
+         "period: an integer from 1 to 86400, seconds"},
+        {"{\"action\":\"scheduler_start\",\"offset\":0}", MALFORMED,
+         "offset: an integer from 1 to 86400, seconds"},
+        {"{\"action\":\"scheduler_info\"}", 0, "info"},
+        {PLACES(PLACE("a", "2") "," PLACE("b", "1")), 0, "end 7 a:2 b:1"},
+        {PLACES(""), MALFORMED, "leaderboard: a list of 1 to 10 players"},
+        {PLACES(PLACE("a", "0")), MALFORMED, "leaderboard[0].position: an integer from 1"},
+        {PLACES(PLACE("a", "1") "," PLACE("", "2")), MALFORMED, "leaderboard[1].id: a player's id"},
+        {PLACES(PLACE("a", "1") "," PLACE("b", "1")), MALFORMED,
+         "leaderboard[1].position: it stands there twice"},
+        {"{\"action\":\"message\",\"message\":\"hi\"}", UNKNOWN,
+         "unknown action: one of login, scheduler_start, scheduler_stop, scheduler_info, "
+         "online_players, game_end"},
+    };
+    struct proto *of_players = proto;
+    char result[512];
+    (void)state;
+    proto = proto_new(PROTO_MINIGAME, MESSAGE_MAX);
+    assert_non_null(proto);
+    for (size_t i = 0; i < sizeof(rows) / sizeof(*rows); i++) {
+        assert_int_equal(parse(rows[i].text, strlen(rows[i].text), result, sizeof(result)),
+                         rows[i].refusal);
+        assert_string_equal(result, rows[i].result);
+    }
+    proto_free(proto);
+    proto = of_players;
+    assert_int_equal(parse(TEXT("{\"action\":\"scheduler_stop\"}"), result, sizeof(result)),
+                     UNKNOWN);
+    assert_string_equal(result, NO_ACTION);
+}
+
+/* A game has ten players at most. */
+static void test_longest_leaderboard(void **state) {
+    struct proto *game = proto_new(PROTO_MINIGAME, MESSAGE_MAX);
+    (void)state;
+    assert_non_null(game);
+    for (int count = 10; count <= 11; count++) {
+        struct proto_request request;
+        char text[1024] = "{\"action\":\"game_end\",\"id\":\"HLG-7\",\"leaderboard\":[",
+             error[PROTO_ERROR_MAX];
+        for (int i = 1; i <= count; i++)
+            snprintf(text + strlen(text), sizeof(text) - strlen(text),
+                     "{\"id\":\"player %d\",\"position\":%d}%s", i, i, i < count ? "," : "]}");
+        enum proto_refusal refusal = proto_parse(game, text, strlen(text), &request, error);
+        assert_int_equal(refusal, count == 10 ? REFUSED_NOT : MALFORMED);
+        if (refusal)
+            continue;
+        assert_int_equal(request.game_end.count, 10);
+        proto_release(&request);
+    }
+    proto_free(game);
+}
+
 /* A text that ends too early is refused, wherever that is, and does the next one no harm. */
 static void test_cut_anywhere(void **state) {
     static const char text[] =
@@ -598,6 +664,8 @@ static void test_secrets_are_wiped(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_requests),
+        cmocka_unit_test(test_requests_of_game_servers),
+        cmocka_unit_test(test_longest_leaderboard),
         cmocka_unit_test(test_cut_anywhere),
         cmocka_unit_test(test_deep_nesting),
         cmocka_unit_test(test_ceilings_of_credentials),

@@ -89,6 +89,24 @@ static void test_fast_limit(void **state) {
 }
 
 /* The machine slept for years: full, but never more than full. */
+/* What was given back is there again, and never more than the bucket holds. */
+static void test_give_back(void **state) {
+    struct rate rate = {0};
+    (void)state;
+    take_all(&rate, &five, 0);
+    rate_give_back(&rate);
+    assert_int_equal(rate_take(&rate, &five, 0), 0);
+    assert_int_equal(rate_take(&rate, &five, 0), 200);
+
+    rate = (struct rate){0};
+    assert_int_equal(rate_take(&rate, &five, 0), 0);
+    assert_int_equal(rate_take(&rate, &five, 100), 0); /* half of the first is refilled */
+    rate_give_back(&rate);
+    rate_give_back(&rate);
+    take_all(&rate, &five, 100);
+    assert_int_equal(rate_take(&rate, &five, 100), 200);
+}
+
 static void test_clock_jumps_ahead(void **state) {
     static const int64_t jumps_ms[] = {4000, 4001, 86400000, INT64_MAX / 2, INT64_MAX};
     (void)state;
@@ -148,6 +166,7 @@ int main(void) {
         cmocka_unit_test(test_asking_takes_nothing),
         cmocka_unit_test(test_long_run),
         cmocka_unit_test(test_fast_limit),
+        cmocka_unit_test(test_give_back),
         cmocka_unit_test(test_clock_jumps_ahead),
         cmocka_unit_test(test_first_use_at_any_time),
         cmocka_unit_test(test_zero_is_no_limit),

@@ -549,14 +549,15 @@ static void test_no_keys_means_unavailable(void **state) {
         int status;
         const char *body;
     } rows[] = {{500, "{}"}, {404, "<html>"},        {302, ""}, {200, "<html>"},
-                {200, ""},   {200, "{\"keys\":[]}"}, {204, ""}, {0, NULL}};
+                {200, ""},   {200, "{\"keys\":[]}"}, {204, ""}, {500, NULL /* keys */},
+                {0, NULL}};
     (void)state;
     for (size_t i = 0; i < sizeof(rows) / sizeof(*rows); i++) {
         start(NULL, JWKS_URL);
         submit(0, token_a);
         turn();
         if (rows[i].status)
-            stub_answer(0, rows[i].status, rows[i].body);
+            stub_answer(0, rows[i].status, rows[i].body ? rows[i].body : keys_a);
         else
             stub_fail(0);
         turn();
