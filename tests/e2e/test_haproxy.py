@@ -845,6 +845,37 @@ def test_a_reload_keeps_clients_and_the_port(start_stack):
         master.wait(10)
 
 
+def test_a_reload_takes_what_the_file_of_parameters_says_now(start_stack):
+    """Read before ours, as docs/packages.md has it."""
+    stack = start_stack(reload=True, haproxy=False)
+    haproxy = stack.haproxy
+    parameters, command = haproxy.environment, haproxy.command
+    file = stack.folder / "parameters.cfg"
+
+    def write(**changes):
+        lines = [
+            f'    setenv {name} "{value}"\n' if value else f"    unsetenv {name}\n"
+            for name, value in {**parameters(), **changes}.items()
+        ]
+        file.write_text("global\n" + "".join(lines))
+        return {}
+
+    def brokers():
+        table = http_request(haproxy.address("ops"), "GET", "/stats;csv").text()
+        return re.findall("^brokers_ready,(broker.*?),", table, re.MULTILINE)
+
+    haproxy.environment = lambda: write(BROKER_2="127.0.0.1:9")
+    haproxy.command = lambda: [*command()[:-2], "-f", str(file), *command()[-2:]]
+    haproxy.start()
+    assert brokers() == ["broker1", "broker2"]
+    haproxy.ports["http"].release()
+    haproxy.ports["http"] = Port()
+    write(BROKER_2="")
+    haproxy.reload()
+    assert brokers() == ["broker1"]
+    stack.connect("ann")
+
+
 def test_a_second_one_does_not_share_the_port(start_stack):
     stack = start_stack()
     environment = {**stack.haproxy.environment(), "RUN_DIR": stack.folder / "second"}
