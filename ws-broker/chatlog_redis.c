@@ -1,6 +1,7 @@
 #include "ws-broker/chatlog_redis.h"
 
 #include <inttypes.h>
+#include <json-c/json.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,7 +12,6 @@
 #include "shared/log.h"
 #include "shared/metrics.h"
 #include "shared/status.h"
-#include "ws-broker/json.h"
 #include "ws-broker/redis.h"
 #include "ws-broker/seen.h"
 #include "ws-broker/utf8.h"
@@ -124,6 +124,7 @@ struct redis_log {
     struct redis *follow;
     char run_id[64]; /* of the server that was followed last */
     struct seen *seen;
+    struct json_tokener *tokener;
     struct stream_id cursor; /* the newest entry read */
     bool is_asking;          /* a read or an audit is under way */
     bool is_loaded;
@@ -716,8 +717,15 @@ static void count_rate(struct redis_log *log, int entries) {
 
 /* Whether the text can be sent to clients as it is. */
 static bool is_message(const struct redis_log *log, const char *json, size_t len) {
-    return json && len <= log->options.entry_max && utf8_is_valid(json, len) &&
-           json_is_object(json, len);
+    if (!json || len > log->options.entry_max || !utf8_is_valid(json, len))
+        return false;
+    json_tokener_reset(log->tokener);
+    struct json_object *root = json_tokener_parse_ex(log->tokener, json, (int)len);
+    bool is_object = json_tokener_get_error(log->tokener) == json_tokener_success &&
+                     json_tokener_get_parse_end(log->tokener) == len &&
+                     json_object_is_type(root, json_type_object);
+    json_object_put(root);
+    return is_object;
 }
 
 static int queue_entry(struct redis_log *log, const char *key, const char *json, size_t len,
@@ -1275,6 +1283,7 @@ static void redis_log_free(struct chatlog *base) {
         free(waiting);
     }
     seen_free(log->seen);
+    json_tokener_free(log->tokener);
     redis_free(log->publish);
     redis_free(log->follow);
     free(log);
@@ -1323,11 +1332,14 @@ struct chatlog *chatlog_redis_new(const struct chatlog_redis_options *options, u
     log->is_following_well = true;
     log->read_ms = now_ms(log);
     log->seen = seen_new(2 * (size_t)options->log_maxlen);
+    log->tokener = json_tokener_new();
+    if (log->tokener)
+        json_tokener_set_flags(log->tokener, JSON_TOKENER_STRICT); /* it takes 'a' for "a" else */
     log->publish = redis_new(loop, is_players ? "publish" : "minigame_publish", options->url,
                              &publish_events, log);
     log->follow = redis_new(loop, is_players ? "follow" : "minigame_follow", options->url,
                             &follow_events, log);
-    if (!log->seen || !log->publish || !log->follow)
+    if (!log->seen || !log->tokener || !log->publish || !log->follow)
         return NULL; /* the process is about to exit */
     uv_timer_init(loop, &log->tick);
     uv_timer_init(loop, &log->read_again);

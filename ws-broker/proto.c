@@ -10,17 +10,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { DEPTH_MAX = 8, ESCAPED_MAX = 6 /* bytes of JSON that one byte of text may take */ };
+enum { DEPTH_MAX = 8, OUTPUT_FLAGS = JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE };
 
 /* A whole number beyond this that was written as 1e17 may have been another one. */
 static const int64_t DOUBLE_EXACT_MAX = (int64_t)1 << 53;
 
 struct proto {
     struct json_tokener *tokener;
+    struct json_object *entry; /* owns the text that proto_message_json() returned last */
     enum proto_side side;
     size_t message_max;
-    char *written; /* what proto_message_json() returned last */
-    size_t written_room;
 };
 
 struct proto *proto_new(enum proto_side side, size_t message_max) {
@@ -42,9 +41,9 @@ struct proto *proto_new(enum proto_side side, size_t message_max) {
 void proto_free(struct proto *proto) {
     if (!proto)
         return;
+    json_object_put(proto->entry);
     if (proto->tokener) /* NULL makes it crash */
         json_tokener_free(proto->tokener);
-    free(proto->written);
     free(proto);
 }
 
@@ -346,72 +345,56 @@ void proto_release(struct proto_request *request) {
     request->_root = NULL;
 }
 
-/* Writes a JSON string, which takes ESCAPED_MAX * len + 2 bytes at most, and returns its end. By
- * hand: objects of the JSON library cost more than all else that is done with a message. */
-static char *write_string(char *at, const char *text, size_t len) {
-    static const char letters[] = {['\b'] = 'b', ['\t'] = 't', ['\n'] = 'n', ['\f'] = 'f',
-                                   ['\r'] = 'r', ['"'] = '"',  ['\\'] = '\\'};
-    *at++ = '"';
-    for (size_t i = 0; i < len; i++) {
-        unsigned char c = (unsigned char)text[i];
-        char letter = c < sizeof(letters) ? letters[c] : '\0';
-        if (letter) {
-            *at++ = '\\';
-            *at++ = letter;
-        } else if (c < ' ') {
-            at += snprintf(at, ESCAPED_MAX + 1, "\\u%04x", c);
-        } else {
-            *at++ = (char)c;
-        }
-    }
-    *at++ = '"';
-    return at;
+/* Takes over `value`. False: no memory. */
+static bool add(struct json_object *object, const char *key, struct json_object *value) {
+    if (value &&
+        json_object_object_add_ex(
+            object, key, value, JSON_C_OBJECT_ADD_KEY_IS_NEW | JSON_C_OBJECT_KEY_IS_CONSTANT) == 0)
+        return true;
+    json_object_put(value);
+    return false;
 }
 
-static char *write_text(char *at, const char *text) {
-    return write_string(at, text, strlen(text));
+static bool add_text(struct json_object *object, const char *key, const char *text, size_t len) {
+    return add(object, key, json_object_new_string_len(text, (int)len));
 }
 
 const char *proto_message_json(struct proto *proto, const struct proto_message *message,
                                size_t *len) {
-    enum { REST_MAX = 128 }; /* keys, signs and the number */
-    size_t texts = strlen(message->user_id) + message->text_len +
-                   (message->channel ? strlen(message->channel) : 0) + strlen(message->nickname);
-    size_t room = ESCAPED_MAX * texts + REST_MAX;
-    if (room > proto->written_room) {
-        char *grown = realloc(proto->written, room);
-        if (!grown)
-            return NULL;
-        proto->written = grown;
-        proto->written_room = room;
-    }
-    char *at = write_text(stpcpy(proto->written, "{\"user_id\":"), message->user_id);
-    at += snprintf(at, REST_MAX, ",\"timestamp\":%" PRId64 ",\"message\":", message->timestamp);
-    at = write_string(at, message->text, message->text_len);
-    if (message->channel)
-        at = write_text(stpcpy(at, ",\"channel\":"), message->channel);
-    at = write_text(stpcpy(at, ",\"nickname\":"), message->nickname);
-    stpcpy(at, "}");
-    *len = (size_t)(at + 1 - proto->written);
-    return proto->written;
+    json_object_put(proto->entry);
+    struct json_object *entry = proto->entry = json_object_new_object();
+    if (!entry)
+        return NULL;
+    if (!add_text(entry, "user_id", message->user_id, strlen(message->user_id)) ||
+        !add(entry, "timestamp", json_object_new_int64(message->timestamp)) ||
+        !add_text(entry, "message", message->text, message->text_len) ||
+        (message->channel &&
+         !add_text(entry, "channel", message->channel, strlen(message->channel))) ||
+        !add_text(entry, "nickname", message->nickname, strlen(message->nickname)))
+        return NULL;
+    return json_object_to_json_string_length(entry, OUTPUT_FLAGS, len);
 }
 
-/* `begin` is {"key": */
-static char *one_member_reply(const char *begin, const char *text, size_t headroom, size_t *len) {
-    char *reply = malloc(headroom + strlen(begin) + ESCAPED_MAX * strlen(text) + sizeof("\"\"}"));
-    if (!reply)
+static char *one_member_reply(const char *key, const char *text, size_t headroom, size_t *len) {
+    struct json_object *object = json_object_new_object();
+    if (!object)
         return NULL;
-    char *end = stpcpy(write_text(stpcpy(reply + headroom, begin), text), "}");
-    *len = (size_t)(end - reply) - headroom;
+    const char *json = NULL;
+    if (add_text(object, key, text, strlen(text)))
+        json = json_object_to_json_string_length(object, OUTPUT_FLAGS, len);
+    char *reply = json ? malloc(headroom + *len) : NULL;
+    if (reply)
+        memcpy(reply + headroom, json, *len);
+    json_object_put(object);
     return reply;
 }
 
 char *proto_error_reply(const char *text, size_t headroom, size_t *len) {
-    return one_member_reply("{\"error\":", text, headroom, len);
+    return one_member_reply("error", text, headroom, len);
 }
 
 char *proto_info_reply(const char *text, size_t headroom, size_t *len) {
-    return one_member_reply("{\"info\":", text, headroom, len);
+    return one_member_reply("info", text, headroom, len);
 }
 
 const char *proto_close_reason(int code) {
