@@ -83,12 +83,21 @@ class Bench:
         return result
 
     def take_turns(self, runs):
-        """{name: function} or {name: (server, options)}, round after round; {name: [results]}."""
+        """{name: function} or {name: (server, options)}, round after round; {name: [results]}.
+
+        One that fails is not in the results; the others go on.
+        """
         results = {name: [] for name in runs}
         for _ in range(self.rounds):
-            for name, what in runs.items():
-                result = what() if callable(what) else self.run(what[0], **what[1])
-                results[name].append(result)
+            for name in list(results):
+                what = runs[name]
+                try:
+                    result = what() if callable(what) else self.run(what[0], **what[1])
+                except RuntimeError as why:
+                    self.found.append(f"{name}: {why}")
+                    del results[name]
+                else:
+                    results[name].append(result)
         return results
 
     def goal(self, what, values, **bound):
@@ -395,7 +404,8 @@ def per_cpu_s(run):
     return run["deliveries_per_cpu_s"]
 
 
-FIGURES = ("lost", "p50 ms", "p99 ms", "max ms", "last delivery p99 ms", "cores", "chatload")
+GENERATOR = "chatload: cores / late p99 ms"
+FIGURES = ("lost", "p50 ms", "p99 ms", "max ms", "last delivery p99 ms", "cores", GENERATOR)
 
 
 def figures(run):

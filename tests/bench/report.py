@@ -32,7 +32,7 @@ class Machine:
 
     def __init__(self):
         self.load = os.getloadavg()
-        self.date = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+        self.start = time.time()
         self.began = self.ticks()
         self.began_s = cpu_s_used()
 
@@ -68,7 +68,8 @@ class Machine:
         return [
             f"{os.cpu_count()} cores, {cpu}; Linux {platform.release()}, {system}",
             ", ".join(f"{name} {version}" for name, version in versions.items()),
-            f"{self.date}; load average at the start "
+            f"{time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime(self.start))}, "
+            f"{(time.time() - self.start) / 60:.0f} minutes; load average at the start "
             + ", ".join(f"{load:.1f}" for load in self.load)
             + (" (**busy**: figures near a goal say little)" if self.is_busy() else "")
             + f"; of the CPU time since then {programs:.1f} % went to other programs and "
@@ -149,7 +150,7 @@ def write(place, bench, machine, absent, command, commands, more_options):
             fanout_table(bench.runs, latency),
             "## The load generator\n",
             "The share of a core that chatload used, of which it cannot have more than 1 / how "
-            "late it sent what was due, p99 ms (in the open loop). In the tables below too.\n",
+            "late it sent what was due, p99 ms (in the open loop).\n",
             fanout_table(bench.runs, generator),
         ]
         (place / "fanout.svg").write_text(picture(bench.runs))

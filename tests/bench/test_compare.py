@@ -41,6 +41,20 @@ def test_servers_take_turns(chatload):
     assert all(options == {"seconds": 2, "clients": 5} for _, options in chatload)
 
 
+def test_a_server_that_fails_does_not_end_the_others(chatload):
+    def answer(name, options):
+        if name == "a" and len(chatload) > 2:
+            raise RuntimeError("no such process")
+        return report()
+
+    chatload.answer = answer
+    bench = Bench(2, 3, False)
+    here = servers("a", "b")
+    results = bench.take_turns({name: (server, {}) for name, server in here.items()})
+    assert {name: len(reports) for name, reports in results.items()} == {"b": 3}
+    assert bench.found == ["a: no such process"]
+
+
 def test_all_have_the_same_load(chatload):
     Bench(2, 3, False).fanout(servers(OURS, EACH, BATCH, UWS, NCHAN, CENTRIFUGE, CHANNELS))
     loads = {}

@@ -62,6 +62,13 @@ class TestOfOneBroker:
         assert report["sent"] > 100  # so it went on after the first sixteen
         assert "sent_late_ms" not in report  # nothing is due at a time
 
+    @pytest.mark.parametrize("load", [{"rate": 40}, {"publishers": 4, "window": 16}])
+    def test_what_is_measured_is_what_was_sent_meanwhile(self, stack, load):
+        status, report = chatload(stack.broker.address(), clients=20, warm_up=0.3, **load)
+        assert (status, faults(report)) == (0, {})
+        assert report["sent"] == load.get("rate", report["sent"])
+        assert report["deliveries"] == report["sent"] * 20
+
     def test_frames_of_the_size_that_was_asked_for(self, stack):
         _, report = chatload(stack.broker.address(), clients=1, size=2000)
         assert 2000 < report["frame_bytes"] < 2200

@@ -1,7 +1,7 @@
 /*
  * chatload: the load generator, and the tool to size a chat with. `chatload --help` is its manual.
  *
- *   connect all ─> (silence) ─> warm-up ─> measure ─> drain ─> one line of JSON
+ *   connect all ─> (silence) ─> warm-up, drain ─> measure, drain ─> one line of JSON
  */
 #include <errno.h>
 #include <signal.h>
@@ -107,23 +107,23 @@ static bool send_one(struct run *run, uint64_t due_ns) {
     return sent > 0;
 }
 
-/* Sends what is due before `end_ns`, or what the window has room for until then; `paced` counts the
- * former. */
-static void load_until(struct run *run, uint64_t begin_ns, uint64_t *paced, uint64_t end_ns) {
+/* Sends what is due in that time, or what the window has room for. */
+static void send_for(struct run *run, double seconds) {
     const struct options *options = &run->options;
+    uint64_t begin_ns = crowd_now_ns(), end_ns = after(begin_ns, seconds), paced = 0;
     for (;;) {
         uint64_t now_ns = crowd_now_ns(), next_ns = end_ns;
         while (options->window > run->crowd.checker.on_the_way && now_ns < end_ns &&
                send_one(run, now_ns)) {
         }
         while (options->rate > 0) {
-            uint64_t due_ns = after(begin_ns, (double)*paced / options->rate);
+            uint64_t due_ns = after(begin_ns, (double)paced / options->rate);
             if (due_ns >= now_ns || due_ns >= end_ns) {
                 next_ns = due_ns < end_ns ? due_ns : end_ns;
                 break;
             }
             send_one(run, due_ns);
-            ++*paced;
+            paced++;
         }
         if (now_ns >= end_ns || !has_readers(run))
             return;
@@ -131,21 +131,28 @@ static void load_until(struct run *run, uint64_t begin_ns, uint64_t *paced, uint
     }
 }
 
+/* Until everybody has everything. */
+static void drain(struct run *run) {
+    uint64_t deadline_ns = after(crowd_now_ns(), run->options.drain);
+    while (run->crowd.checker.on_the_way > 0 && has_readers(run) && crowd_now_ns() < deadline_ns)
+        need(crowd_turn(&run->crowd, deadline_ns), "receiving");
+}
+
+/* Nothing is on the way when measuring begins, nor when it ends: so all deliveries of what was sent
+ * meanwhile are counted, and all that they cost. */
 static void load(struct run *run) {
-    const struct options *options = &run->options;
     struct checker *checker = &run->crowd.checker;
-    uint64_t begin_ns = crowd_now_ns(), paced = 0, measure_ns = after(begin_ns, options->warm_up);
-    checker->measured_from_ns = measure_ns;
-    load_until(run, begin_ns, &paced, measure_ns);
+    checker->measured_from_ns = UINT64_MAX;
+    send_for(run, run->options.warm_up);
+    drain(run);
     run->late = (struct histogram){0};
     run->sent = 0;
-    run->begin = usage_now(options);
+    run->begin = usage_now(&run->options);
     run->begin_deliveries = checker->deliveries;
-    load_until(run, begin_ns, &paced, after(measure_ns, options->seconds));
-    uint64_t deadline_ns = after(crowd_now_ns(), options->drain);
-    while (checker->on_the_way > 0 && has_readers(run) && crowd_now_ns() < deadline_ns)
-        need(crowd_turn(&run->crowd, deadline_ns), "receiving");
-    run->end = usage_now(options);
+    checker->measured_from_ns = crowd_now_ns();
+    send_for(run, run->options.seconds);
+    drain(run);
+    run->end = usage_now(&run->options);
     run->end_deliveries = checker->deliveries;
     /* What comes twice may come a little later. */
     turn_until(run, after(crowd_now_ns(), 0.1));

@@ -46,7 +46,7 @@ static const char help[] =
     "                                   ({\"action\":\"message\",\"message\":\"%m\"})\n"
     "  --size N               bytes of its text, 18 or more                          (80)\n"
     "  --seconds S            how long to measure; 0: only connect                   (10)\n"
-    "  --warm-up S            of the same load before that                           (1)\n"
+    "  --warm-up S            of the same load before that, until all of it arrived  (1)\n"
     "  --idle S               of silence before that, measured too                   (0)\n"
     "  --drain S              to wait for the last messages                          (10)\n"
     "\n"
