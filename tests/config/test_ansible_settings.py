@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 
 import pytest
@@ -9,7 +10,10 @@ from certificate import make_certificate
 from stack import BUILD, REPO, until
 from test_haproxy import PAGE, HAProxy
 
+PLAY_S = 300  # some seconds, on a machine with nothing else to do
+pytestmark = pytest.mark.timeout(2 * PLAY_S)
 BIN = REPO / "build" / "ansible" / "venv" / "bin"
+REDIS_DOC = (REPO / "docs/redis.md").read_text()
 COMMON = REPO / "debian" / "common.env"
 VARIABLES = {
     "hlchat_version": (REPO / "VERSION").read_text().strip(),
@@ -21,7 +25,7 @@ VARIABLES = {
 
 def run(*command, **environment):
     done = subprocess.run(
-        command, env=environment, check=False, timeout=120, text=True, stdin=subprocess.DEVNULL,
+        command, env=environment, check=False, timeout=PLAY_S, text=True, stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
@@ -29,7 +33,7 @@ def run(*command, **environment):
 
 @pytest.fixture(scope="module", params=["single", "cluster"])
 def written(request, tmp_path_factory):
-    """The folder of what tests/config/settings.yml has written."""
+    """The folder of what tests/config/settings.yml has written for an inventory."""
     folder = tmp_path_factory.mktemp("written")
     variables = {**VARIABLES, "folder": str(folder)}
     if request.param == "single":
@@ -90,11 +94,29 @@ def test_haproxy(written):
 
 
 @pytest.mark.usefixtures("haproxy")
+@pytest.mark.parametrize("written", ["cluster"], indirect=True)
 def test_redis_front(written):
-    with_sentinel = len(files(written, "hlchat.conf")) == 3
-    assert with_sentinel == bool(list(written.glob("*.redis.cfg")))
-    for file in written.glob("*.redis.cfg"):
+    for file in files(written, "redis.cfg"):
         run(HAProxy.program(), "-dW", "-c", "-f", file)
+
+
+def test_the_rights_of_brokers_are_the_documented_ones(written):
+    def rights(text):
+        (line,) = re.findall(r"^ *user hlchat on \S+ (.*)", text, re.MULTILINE)
+        return set(line.split())
+
+    for file in files(written, "users.acl"):
+        assert rights(file.read_text()) == rights(REDIS_DOC)
+
+
+@pytest.mark.parametrize("written", ["cluster"], indirect=True)
+def test_sentinels_wait_as_documented(written):
+    lines = re.findall(
+        r"^    (sentinel (?:down-after|failover-timeout).*)", REDIS_DOC, re.MULTILINE
+    )
+    assert len(lines) == 2
+    for file in files(written, "sentinel.conf"):
+        assert set(lines) <= set(file.read_text().splitlines())
 
 
 def test_redis(written, tmp_path):
