@@ -112,7 +112,7 @@ export HLCHAT_BUILD := $(BUILD)
 .PHONY: test
 test: ## install what is missing, build, run all tests (lint, configurations, unit, end-to-end, smoke)
 	@shared/scripts/deps.sh test
-	@+$(MAKE) --no-print-directory --silent all unit-programs $(CHATLOAD) $(VENV)/stamp $(ANSIBLE)/stamp $(HAPROXYS)
+	@+$(MAKE) --no-print-directory --silent all unit-programs $(BENCH_PROGRAMS) $(VENV)/stamp $(ANSIBLE)/stamp $(HAPROXYS)
 	@tests/run.sh lint config unit e2e smoke
 
 .PHONY: check
@@ -127,7 +127,7 @@ unit: unit-programs ## only the unit tests
 unit-programs: need-build $(UNIT_TESTS) $(addprefix $(BUILD)/fuzz/,$(FUZZERS))
 test-config: all $(VENV)/stamp $(ANSIBLE)/stamp $(HAPROXYS) ## what HAProxy 2.6 and 3.0, Ansible and Redis say of our configurations
 	@tests/run.sh config
-e2e: all $(CHATLOAD) $(VENV)/stamp ## only the end-to-end tests (PYTEST="-k history" for some)
+e2e: all $(BENCH_PROGRAMS) $(VENV)/stamp ## only the end-to-end tests (PYTEST="-k history" for some)
 	@tests/run.sh e2e
 chaos: all $(VENV)/stamp ## break one thing after the other under load, about 5 minutes
 	@tests/run.sh chaos

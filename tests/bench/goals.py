@@ -18,21 +18,23 @@ class Goal:
 def goal(what, values, *, at_least=None, at_most=None, form="{:.2f}"):
     """`values`: one for each round, or none when it could not be measured. `form`: how one is
     written, its unit behind it."""
-    number, _, unit = form.partition("}")
+    unit = form.partition("}")[2]
     bound, sign = (at_most, "<=") if at_least is None else (at_least, ">=")
     return Goal(
         what,
         f"{sign} {bound:g}{unit}",
-        spread(values, number + "}") + unit if values else "not measured",
+        spread(values, form) if values else "not measured",
         verdict(values, at_least=at_least, at_most=at_most),
     )
 
 
 def spread(values, form):
     """The median, and the least and the most, or that it is a single run's."""
+    middle = form.format(median(values))
     if len(values) == 1:
-        return f"{form.format(values[0])} (one run)"
-    return "{} ({} – {})".format(*map(form.format, (median(values), min(values), max(values))))
+        return f"{middle} (one run)"
+    number = form.partition("}")[0] + "}"
+    return f"{middle} ({number.format(min(values))} – {number.format(max(values))})"
 
 
 def verdict(values, *, at_least=None, at_most=None):

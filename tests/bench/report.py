@@ -146,7 +146,7 @@ def write(place, bench, machine, absent, command, commands, more_options):
             "![deliveries per second of server CPU](fanout.svg)\n",
             "## Latency, p50 / p99 ms\n",
             "From when a message was due to each delivery. Client and server share the cores, so "
-            "about half of it is the client's.\n",
+            "a part of it is the client's.\n",
             fanout_table(bench.runs, latency),
             "## The load generator\n",
             "The share of a core that chatload used, of which it cannot have more than 1 / how "

@@ -27,6 +27,10 @@ def test_the_median_is_shown_with_the_least_and_the_most():
     assert spread([3, 1, 2], "{:.1f}") == "2.0 (1.0 – 3.0)"
 
 
+def test_a_unit_is_written_once():
+    assert spread([3, 1, 2], "{:.0f} ms") == "2 ms (1 – 3)"
+
+
 def test_a_single_run_says_so():
     assert spread([0.7432], "{:.2f}") == "0.74 (one run)"
 
@@ -35,7 +39,7 @@ def test_goals_in_words():
     least = goal("ours / theirs", [0.8, 1.0, 0.95], at_least=0.9)
     assert (least.goal, least.measured) == (">= 0.9", "0.95 (0.80 – 1.00)")
     most = goal("memory", [2.41], at_most=2.5, form="{:.2f} KiB")
-    assert (most.goal, most.measured) == ("<= 2.5 KiB", "2.41 (one run) KiB")
+    assert (most.goal, most.measured) == ("<= 2.5 KiB", "2.41 KiB (one run)")
 
 
 def test_a_goal_that_could_not_be_measured():
