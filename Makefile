@@ -44,8 +44,18 @@ BENCHES    := $(patsubst tests/bench/%.c,$(BUILD)/bench/%,$(wildcard tests/bench
 CHATLOAD   := $(BUILD)/bench/chatload
 BENCH_PROGRAMS := $(CHATLOAD) $(BUILD)/bench/sendloop
 
-.PHONY: all
-all: need-build $(PROGRAMS) ## build both programs into build/
+# A target that a person asks for installs first what it needs of Debian, and then makes the rest in a make of its own:
+# this one has asked pkg-config already.
+define with
+@shared/scripts/deps.sh $(1)
+@+$(MAKE) --no-print-directory --silent $(2)
+endef
+
+.PHONY: all programs
+all: ## install what is missing, build both programs into build/
+	@shared/scripts/deps.sh build
+	@+$(MAKE) --no-print-directory programs
+programs: $(PROGRAMS)
 
 $(SHARED_LIB): $(call objects,$(call sources,shared))
 $(API_LIB): $(call objects,$(call sources,api-fcgi))
@@ -93,8 +103,7 @@ $(BUILD)/obj/shared/version.o: CPPFLAGS += -DHLCHAT_VERSION='"$(VERSION)"'
 # Running it ---------------------------------------------------------------------------------------------------------
 .PHONY: run
 run: ## install what is missing, build, start the whole chat on 127.0.0.1:8080 (HTTP_PORT=, TLS=1, BROKERS=, STORE=, IDENTITY=)
-	@shared/scripts/deps.sh run
-	@+$(MAKE) --no-print-directory --silent all
+	$(call with,run,programs)
 	@exec shared/scripts/run.sh
 
 .PHONY: token
@@ -111,35 +120,39 @@ export HLCHAT_BUILD := $(BUILD)
 
 .PHONY: test
 test: ## install what is missing, build, run all tests (lint, configurations, unit, end-to-end, smoke)
-	@shared/scripts/deps.sh test
-	@+$(MAKE) --no-print-directory --silent all unit-programs $(BENCH_PROGRAMS) $(VENV)/stamp $(ANSIBLE)/stamp $(HAPROXYS)
+	$(call with,test,programs unit-programs $(BENCH_PROGRAMS) $(VENV)/stamp $(ANSIBLE)/stamp $(HAPROXYS))
 	@tests/run.sh lint config unit e2e smoke
 
 .PHONY: check
 check: ## the quick part of the tests: unit and lint
-	@shared/scripts/deps.sh check
-	@+$(MAKE) --no-print-directory --silent all unit-programs $(VENV)/stamp
+	$(call with,check,programs unit-programs $(VENV)/stamp)
 	@tests/run.sh lint unit
 
-.PHONY: unit unit-programs test-config e2e chaos smoke lint format
-unit: unit-programs ## only the unit tests
+.PHONY: unit unit-programs test-config e2e chaos smoke test-images lint format
+unit: ## only the unit tests
+	$(call with,check,unit-programs)
 	@tests/run.sh unit
-unit-programs: need-build $(UNIT_TESTS) $(addprefix $(BUILD)/fuzz/,$(FUZZERS))
-test-config: all $(VENV)/stamp $(ANSIBLE)/stamp $(HAPROXYS) ## what HAProxy 2.6 and 3.0, Ansible and Redis say of our configurations
+unit-programs: $(UNIT_TESTS) $(addprefix $(BUILD)/fuzz/,$(FUZZERS))
+test-config: ## what HAProxy 2.6 and 3.0, Ansible and Redis say of our configurations
+	$(call with,test,programs $(VENV)/stamp $(ANSIBLE)/stamp $(HAPROXYS))
 	@tests/run.sh config
-e2e: all $(BENCH_PROGRAMS) $(VENV)/stamp ## only the end-to-end tests (PYTEST="-k history" for some)
+e2e: ## only the end-to-end tests (PYTEST="-k history" for some)
+	$(call with,test,programs $(BENCH_PROGRAMS) $(VENV)/stamp)
 	@tests/run.sh e2e
-chaos: all $(VENV)/stamp ## break one thing after the other under load, about 5 minutes
+chaos: ## break one thing after the other under load, about 5 minutes
+	$(call with,test,programs $(VENV)/stamp)
 	@tests/run.sh chaos
-smoke: all $(VENV)/stamp ## only the smoke tests
+smoke: ## only the smoke tests
+	$(call with,run check,programs $(VENV)/stamp)
 	@tests/run.sh smoke
-.PHONY: test-images
-test-images: $(VENV)/stamp ## build the container images and try compose.yaml, about 5 minutes
-	@shared/scripts/deps.sh images
+test-images: ## build the container images and try compose.yaml, about 5 minutes
+	$(call with,check images,$(VENV)/stamp)
 	@tests/images/engine.sh tests/run.sh images
-lint: $(VENV)/stamp ## formatting, shell, Python and banned calls
+lint: ## formatting, shell, Python and banned calls
+	$(call with,check,$(VENV)/stamp)
 	@tests/run.sh lint
-format: $(VENV)/stamp ## format the C and Python sources
+format: ## format the C and Python sources
+	$(call with,check,$(VENV)/stamp)
 	$(VENV)/bin/clang-format -i $$(git ls-files '*.c' '*.h')
 	$(VENV)/bin/ruff format -q tests
 
@@ -161,8 +174,7 @@ BENCH_SECONDS ?= 2
 BENCH         ?= full
 .PHONY: bench
 bench: ## measure all, against the limit and against others, into docs/benchmarks: 15 minutes (BENCH=quick: 3)
-	@shared/scripts/deps.sh bench
-	@+$(MAKE) --no-print-directory --silent all $(BENCHES) $(BENCH_PROGRAMS) $(VENV)/stamp
+	$(call with,bench,programs $(BENCHES) $(BENCH_PROGRAMS) $(VENV)/stamp)
 	@$(VENV)/bin/python tests/bench/compare.py --seconds $(BENCH_SECONDS) $(if $(filter quick,$(BENCH)),--quick)
 	@for bench in $(BENCHES); do "$$bench" || exit 1; done
 	@for round in 1 2 3; do \
@@ -174,7 +186,7 @@ bench: ## measure all, against the limit and against others, into docs/benchmark
 # What the fuzzers add to the corpus stays in build/fuzz, and so does what they find (crash-*), ready to become a seed.
 FUZZ_SECONDS ?= 30
 .PHONY: fuzz fuzz-programs
-fuzz-programs: need-build $(addprefix $(BUILD)/libfuzzer/,$(FUZZERS))
+fuzz-programs: $(addprefix $(BUILD)/libfuzzer/,$(FUZZERS))
 fuzz: ## fuzz the parsers with clang, FUZZ_SECONDS=30 each
 	@shared/scripts/deps.sh fuzz
 	@+$(MAKE) --no-print-directory --silent BUILD=build/fuzz CC=clang CFLAGS="-O1 -g" \
@@ -194,24 +206,20 @@ deb: ## Debian packages of the last commit, into build/deb (DEBIAN=12 or 13: for
 	@shared/scripts/deb.sh $(DEBIAN)
 test-deb: ## install, upgrade, remove the packages on fresh Debian 12 and 13 machines, which it boots: needs root
 	@[ "$$(id -u)" = 0 ] || { echo "make test-deb boots machines in roots of Debian: run it as root" >&2; exit 1; }
-	@shared/scripts/deps.sh check deb root
-	@+$(MAKE) --no-print-directory --silent $(VENV)/stamp
+	$(call with,check deb root,$(VENV)/stamp)
 	@tests/run.sh deb
 
 .PHONY: test-ansible
 test-ansible: ## run the playbook of ansible/ on machines that it boots (DEBIAN=12 or 13), about 10 minutes: needs root
 	@[ "$$(id -u)" = 0 ] || { echo "make test-ansible boots machines in roots of Debian: run it as root" >&2; exit 1; }
-	@shared/scripts/deps.sh check deb root ansible
-	@+$(MAKE) --no-print-directory --silent $(VENV)/stamp $(ANSIBLE)/stamp
+	$(call with,check deb root ansible,$(VENV)/stamp $(ANSIBLE)/stamp)
 	@DEBIAN=$(DEBIAN) tests/ansible/debs.sh
 	@DEBIAN=$(DEBIAN) tests/run.sh ansible
 
 # Helpers ------------------------------------------------------------------------------------------------------------
-.PHONY: deps need-build clean help
+.PHONY: deps clean help
 deps: ## install all Debian packages that building, running and testing need
 	@shared/scripts/deps.sh run test
-need-build:
-	@shared/scripts/deps.sh --only-check build
 clean: ## remove all that was made (build/)
 	rm -rf build
 help: ## this list

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that a purpose needs: deps.sh [--only-check] build|run|stub|tls|check|test|fuzz|bench|deb|root|ansible|images ...
-# Says what it installs; uses sudo when not root. --only-check installs nothing and fails with one line instead.
+# Installs the Debian packages that a purpose needs: deps.sh build|run|stub|tls|check|test|fuzz|bench|deb|root|ansible|images ...
+# Says what it installs; uses sudo when not root.
 set -euo pipefail
 
 build=(gcc make pkgconf libc6-dev libwebsockets-dev libuv1-dev libjson-c-dev libcurl4-openssl-dev libssl-dev libfcgi-dev libhiredis-dev uthash-dev)
@@ -22,11 +22,6 @@ fail() {
     exit 1
 }
 
-only_check=
-if [ "${1-}" = --only-check ]; then
-    only_check=1
-    shift
-fi
 wanted=()
 for purpose in "$@"; do
     case $purpose in
@@ -66,7 +61,6 @@ for package in "${wanted[@]}"; do
     grep -qxF "$package" <<<"$installed" || missing+=("$package")
 done
 [ ${#missing[@]} -gt 0 ] || exit 0
-[ -z "$only_check" ] || fail "missing Debian packages: ${missing[*]} (make deps installs them)"
 
 sudo=()
 if [ "$(id -u)" != 0 ]; then
