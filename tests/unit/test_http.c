@@ -710,7 +710,7 @@ static void localhost_resolves(void **state) {
 
     (void)state;
     if (getaddrinfo("localhost", NULL, NULL, &info) != 0) {
-        print_message("localhost_resolves: this machine has no localhost (/etc/hosts)\n");
+        print_message("[  SKIPPED ] this machine has no localhost (/etc/hosts)\n");
         skip();
     }
     freeaddrinfo(info);
