@@ -207,20 +207,6 @@ def test_without_client_kill_it_warns_once(start_stack):
     assert len(re.findall("client.kill", broker.log())) == 1
 
 
-def test_ansible_grants_the_same():
-    template = (REPO / "ansible/roles/redis/templates/users.acl.j2").read_text()
-    granted = re.search(r"^user hlchat on #\{\{.*?\}\} (.*)$", template, re.MULTILINE)[1]
-    assert "on >SECRET " + granted.replace("{{ chat }}", "{main}") == RIGHTS
-
-
-def test_ansible_configures_sentinel_alike():
-    template = (REPO / "ansible/roles/redis/templates/sentinel.conf.j2").read_text()
-    lines = template.replace("{{ redis_sentinel_name }}", "chat").splitlines()
-    documented = [line for line in code(section("Failover")) if line.startswith("sentinel ")]
-    assert len(documented) == 3
-    assert [line for line in documented[1:] if line not in lines] == []
-
-
 # TLS ----------------------------------------------------------------------------------------------
 
 
