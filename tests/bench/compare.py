@@ -5,7 +5,8 @@
     make bench BENCH=quick        once each, small and short, to see that it works; in
                                   build/bench/report
 
-All servers run all the time; runs take turns, so that a slow moment of the machine hits everybody.
+All servers run all the time; runs take turns, every other round in the opposite order, so that a
+slow moment of the machine hits everybody.
 Figures are medians of the rounds with the least and the most, a ratio is the median of each round's
 ratio. What runs once says so.
 """
@@ -88,8 +89,8 @@ class Bench:
         One that fails is not in the results; the others go on.
         """
         results = {name: [] for name in runs}
-        for _ in range(self.rounds):
-            for name in list(results):
+        for number in range(self.rounds):
+            for name in list(results)[:: -1 if number % 2 else 1]:
                 what = runs[name]
                 try:
                     result = what() if callable(what) else self.run(what[0], **what[1])
