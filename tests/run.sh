@@ -77,9 +77,10 @@ run_lint() {
 
 # config: configurations, as the programs that read them see them ----------------------------------
 
-# In Ansible's folder, which has its settings.
+# In Ansible's folder, which has its settings; what it leaves at home stays below build.
 with_ansible() { # command...
-    env -C ansible PATH="$PWD/build/ansible/venv/bin:$PATH" LC_ALL=C.UTF-8 NO_COLOR=1 "$@"
+    local home=$PWD/build/ansible
+    env -C ansible HOME="$home" PATH="$home/venv/bin:$PATH" LC_ALL=C.UTF-8 NO_COLOR=1 "$@"
 }
 
 run_config() {

@@ -45,8 +45,8 @@ def written(request, tmp_path_factory):
         "-e", f"@{folder}/variables.json", REPO / "tests/config/settings.yml",
         HOME=str(folder), PATH=f"{BIN}:{os.environ['PATH']}", LC_ALL="C.UTF-8",
         ANSIBLE_ROLES_PATH=str(REPO / "ansible/roles"),
-        ANSIBLE_PYTHON_INTERPRETER=str(BIN / "python"), ANSIBLE_DISPLAY_OK_HOSTS="false",
-        ANSIBLE_DISPLAY_SKIPPED_HOSTS="false",
+        ANSIBLE_PYTHON_INTERPRETER=str(BIN / "python"), ANSIBLE_REMOTE_TMP=str(folder / "tmp"),
+        ANSIBLE_DISPLAY_OK_HOSTS="false", ANSIBLE_DISPLAY_SKIPPED_HOSTS="false",
     )  # fmt: skip
     # Where they are on this machine, not all of which have such a user.
     here = {
