@@ -210,7 +210,7 @@ test-deb: ## install, upgrade, remove the packages on fresh Debian 12 and 13 mac
 	@tests/run.sh deb
 
 .PHONY: test-ansible
-test-ansible: ## run the playbook of ansible/ on machines that it boots (DEBIAN=12 or 13), about 10 minutes: needs root
+test-ansible: ## run the playbook of ansible/ on machines that it boots (DEBIAN=12 or 13), about 20 minutes: needs root
 	@[ "$$(id -u)" = 0 ] || { echo "make test-ansible boots machines in roots of Debian: run it as root" >&2; exit 1; }
 	$(call with,check deb root ansible,$(VENV)/stamp $(ANSIBLE)/stamp)
 	@DEBIAN=$(DEBIAN) tests/ansible/debs.sh
