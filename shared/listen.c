@@ -50,16 +50,23 @@ static bool is_served(const union socket_address *name, socklen_t len) {
     return served;
 }
 
+/* Removes a socket file that nobody listens on any more. */
+static bool remove_stale(const union socket_address *name, socklen_t len) {
+    struct stat file;
+    return lstat(name->un.sun_path, &file) == 0 && S_ISSOCK(file.st_mode) &&
+           !is_served(name, len) && unlink(name->un.sun_path) == 0;
+}
+
 static int bind_unix(int fd, const union socket_address *name, socklen_t len) {
     /* The mode must be right from the first moment, not after a chmod. */
     mode_t before = umask(0117);
     int rc = bind(fd, &name->any, len);
-    struct stat file;
-    if (rc < 0 && errno == EADDRINUSE && lstat(name->un.sun_path, &file) == 0 &&
-        S_ISSOCK(file.st_mode) && !is_served(name, len) && unlink(name->un.sun_path) == 0)
-        rc = bind(fd, &name->any, len);
-    else if (rc < 0 && errno != EACCES && errno != ENOENT)
-        errno = EADDRINUSE;
+    if (rc < 0 && errno == EADDRINUSE) {
+        if (remove_stale(name, len))
+            rc = bind(fd, &name->any, len);
+        else
+            errno = EADDRINUSE;
+    }
     umask(before);
     return rc;
 }

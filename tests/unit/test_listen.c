@@ -190,6 +190,12 @@ static void test_unix_folder_is_missing(void **state) {
     check_refused(&where, where.path, "No such file");
 }
 
+static void test_unix_folder_is_none(void **state) {
+    (void)state;
+    struct address_listen where = address("unix:/dev/null/broker.sock");
+    check_refused(&where, where.path, "Not a directory");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_tcp),
@@ -201,6 +207,7 @@ int main(void) {
         cmocka_unit_test(test_unix_live_one_is_not),
         cmocka_unit_test(test_unix_other_file_is_not),
         cmocka_unit_test(test_unix_folder_is_missing),
+        cmocka_unit_test(test_unix_folder_is_none),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }
