@@ -1332,9 +1332,8 @@ struct chatlog *chatlog_redis_new(const struct chatlog_redis_options *options, u
     log->is_following_well = true;
     log->read_ms = now_ms(log);
     log->seen = seen_new(2 * (size_t)options->log_maxlen);
+    /* Without JSON_TOKENER_STRICT: json-c 0.18 then refuses every string that is not ASCII. */
     log->tokener = json_tokener_new();
-    if (log->tokener)
-        json_tokener_set_flags(log->tokener, JSON_TOKENER_STRICT); /* it takes 'a' for "a" else */
     log->publish = redis_new(loop, is_players ? "publish" : "minigame_publish", options->url,
                              &publish_events, log);
     log->follow = redis_new(loop, is_players ? "follow" : "minigame_follow", options->url,
