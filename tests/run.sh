@@ -1,4 +1,4 @@
-#!/bin/bash
+#!/usr/bin/env bash
 # Runs parts of the tests, one after the other, and closes with one total:
 #
 #     tests/run.sh [lint] [config] [unit] [e2e] [chaos] [smoke] [images] [deb]
@@ -10,7 +10,7 @@
 #   HLCHAT_BUILD   the build under test: build (default) or build/sanitize
 #   PYTEST         more arguments for pytest: PYTEST="-k history" (quotes work as in a shell)
 #   PYTEST_WORKERS how many end-to-end tests run at once (default 2)
-set -u -o pipefail
+set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 
 export HLCHAT_BUILD="${HLCHAT_BUILD:-build}"
