@@ -67,12 +67,13 @@ class Machine:
     def __init__(self, machines, name, address):
         self.machines, self.name, self.address = machines, name, address
         self.folder = machines.folder / name
+        self.root = self.folder / "root"
         self.namespace = f"{machines.id}-{name}"
         self.link = f"{machines.id}{address.rpartition('.')[2]}"
         self._process = None
 
     def boot(self):
-        root = self.folder / "root"
+        root = self.root
         for part in ("root", "upper", "work"):
             (self.folder / part).mkdir(parents=True)
         layers = f"lowerdir={ROOT},upperdir={self.folder}/upper,workdir={self.folder}/work"
@@ -117,6 +118,13 @@ class Machine:
         assert self._process.poll() is None, (self.folder / "log").read_text()[-2000:]
         return self.ssh("true").returncode == 0
 
+    def unplug(self):
+        """From the network, until plug()."""
+        run("ip", "link", "set", self.link, "down")
+
+    def plug(self):
+        run("ip", "link", "set", self.link, "up")
+
     def stop(self):
         if self._process:
             self._process.send_signal(signal.SIGTERM)
@@ -125,7 +133,7 @@ class Machine:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-        run("umount", "-l", self.folder / "root", must=False)
+        run("umount", "-l", self.root, must=False)
         # The namespace may live on for a while, for connections that nobody has closed.
         run("ip", "link", "del", self.link, must=False)
         run("ip", "netns", "del", self.namespace, must=False)

@@ -1,22 +1,30 @@
 """ansible/site.yml, run against machines; and the chat that comes of it, as tests want a stack.
 
-site = Site(machines, "single", chat=["chat"], hlchat_settings={...})
+site = Site(machines, "single", probe_token="...", hlchat_settings={...})
 played = site.play(hlchat_version="1.2.0")       # extra variables; `arguments` for the command
 played.changed, played.failed, played.output
+
+The inventory is a copy, as an operator makes one: vault.yml is the example, filled in
+and encrypted.
 """
 
 import contextlib
 import json
 import os
 import re
+import shutil
 import subprocess
+import tempfile
+import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from client import Client
-from machines import WORK
+from machines import WORK, run
 from stack import REPO, http_request, open_socket
 
 PLAY_S = 900
+PLAYS = WORK / "plays"  # what they said, to read after a failure
 PASSWORDS = {name: f"{name}-Secret-4711" for name in ("hlchat", "haproxy", "peer", "admin")}
 RECAP = re.compile(
     r"^(\S+) +: ok=\d+ +changed=(\d+) +unreachable=(\d+) +failed=(\d+)", re.MULTILINE
@@ -41,16 +49,26 @@ class Played:
 
 
 class Site:
-    def __init__(self, machines, inventory, **variables):
-        self.machines, self.inventory = machines, inventory
-        self.outputs = []
-        self.variables = {
-            "ansible_user": "root",
-            "hlchat_debs": str(WORK / "debs"),
-            "redis_passwords": PASSWORDS,
-            **variables,
-        }
-        # On top of the inventory as it is in the repository.
+    def __init__(self, machines, inventory, *, probe_token, broker_secrets=None, **variables):
+        self.machines = machines
+        self.secrets = [*PASSWORDS.values(), *(broker_secrets or {}).values()]
+        self.secrets.append(probe_token.rpartition(".")[2])  # a JWT's signature
+        self.outputs, self.shown = [], set()  # shown: command lines with secrets
+        self.variables = {"ansible_user": "root", "hlchat_debs": str(WORK / "debs"), **variables}
+        self.inventory = machines.folder / inventory
+        shutil.copytree(REPO / "ansible/inventories" / inventory, self.inventory)
+        self._vault_password = machines.folder / "vault-password"
+        self._vault_password.touch(mode=0o600)
+        self._vault_password.write_text("Vault-Secret-4713\n")
+        self._probe_token = probe_token
+        self._fill_vault(
+            {
+                **PASSWORDS,
+                "token": "\"{{ lookup('ansible.builtin.env', 'PROBE_TOKEN') }}\"",
+                "broker_secrets": json.dumps(broker_secrets or {}),
+            }
+        )
+        # On top of it.
         self._hosts = machines.folder / "hosts.yml"
         hosts = {
             name: {"ansible_host": machine.address, "hlchat_address": machine.address}
@@ -58,28 +76,66 @@ class Site:
         }
         self._hosts.write_text(json.dumps({"all": {"hosts": hosts}}))
 
+    def _fill_vault(self, values):
+        folder = self.inventory / "group_vars/all"
+        text = (folder / "vault.yml.example").read_text()
+        for name, value in values.items():
+            text, found = re.subn(rf"^( *{name}:).*", rf"\1 {value}", text, flags=re.MULTILINE)
+            assert found == 1, name
+        vault = folder / "vault.yml"
+        vault.touch(mode=0o600)
+        vault.write_text(text)
+        run(
+            *(WORK / "venv/bin/ansible-vault", "encrypt", vault),
+            *("--vault-password-file", self._vault_password),
+        )
+        assert vault.read_text().startswith("$ANSIBLE_VAULT;")
+
     def play(self, *arguments, **variables):
         extra = self.machines.folder / "variables.json"
-        extra.touch(mode=0o600)
         extra.write_text(json.dumps({**self.variables, **variables}))
-        done = subprocess.run(
-            [WORK / "venv/bin/ansible-playbook", "-i", f"inventories/{self.inventory}"]
-            + ["-i", self._hosts, "-e", f"@{extra}", "site.yml", *arguments],
-            cwd=REPO / "ansible",
-            env={
-                "PATH": f"{WORK}/venv/bin:{os.environ['PATH']}",
-                "HOME": str(self.machines.folder),
-                "LC_ALL": "C.UTF-8",
-                "ANSIBLE_SSH_ARGS": "-o ControlMaster=auto -o ControlPersist=30s "
-                + " ".join(self.machines.ssh_options),
-                # A socket's path has to be short.
-                "ANSIBLE_SSH_CONTROL_PATH_DIR": f"/tmp/{self.machines.id}",
-            },
-            check=False, timeout=PLAY_S, text=True, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-        self.outputs.append(done.stdout)
-        return Played(done.returncode, done.stdout)
+        with tempfile.TemporaryFile("w+", dir=self.machines.folder) as output:
+            playing = subprocess.Popen(
+                [WORK / "venv/bin/ansible-playbook", "-i", self.inventory, "-i", self._hosts]
+                + ["--vault-password-file", self._vault_password, "-e", f"@{extra}", "site.yml"]
+                + [*arguments],
+                cwd=REPO / "ansible",
+                env={
+                    "PATH": f"{WORK}/venv/bin:{os.environ['PATH']}",
+                    "HOME": str(self.machines.folder),
+                    "LC_ALL": "C.UTF-8",
+                    "PROBE_TOKEN": self._probe_token,
+                    "ANSIBLE_SSH_ARGS": "-o ControlMaster=auto -o ControlPersist=30s "
+                    "-o ServerAliveInterval=5 " + " ".join(self.machines.ssh_options),
+                    # A socket's path has to be short.
+                    "ANSIBLE_SSH_CONTROL_PATH_DIR": f"/tmp/{self.machines.id}",
+                },
+                stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+            )  # fmt: skip
+            try:
+                self._wait(playing)
+            finally:
+                playing.kill()
+                playing.wait()
+            output.seek(0)
+            self.outputs.append(output.read())
+        PLAYS.mkdir(exist_ok=True)
+        log = PLAYS / f"{self.inventory.name}-{len(self.outputs):02}.log"
+        log.write_text(self.outputs[-1])
+        return Played(playing.returncode, self.outputs[-1])
+
+    def _wait(self, playing):
+        """Meanwhile looks at the arguments of all that runs, here and on the machines."""
+        deadline = time.monotonic() + PLAY_S
+        while time.monotonic() < deadline:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return playing.wait(0.2)
+            for arguments in Path("/proc").glob("[0-9]*/cmdline"):
+                with contextlib.suppress(OSError):
+                    text = arguments.read_text(errors="replace")
+                    if any(secret in text for secret in self.secrets):
+                        self.shown.add(text)
+        raise AssertionError(f"the play takes longer than {PLAY_S} s")
 
     def succeeds(self, *arguments, **variables):
         played = self.play(*arguments, **variables)

@@ -1,5 +1,7 @@
 """ansible/inventories/cluster: ten machines, one of them going down now and then."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from playbook import PASSWORDS, Chat, Site
 from resp import Connection
@@ -18,7 +20,7 @@ def site(machines):
     return Site(
         machines, "cluster",
         hlchat_settings={"CHAT_ENV": "dev", "IDENTITY": "dev", "HISTORY_LIMIT": 1000},
-        broker_probe_login={"token": "probe"},
+        probe_token="probe-Secret-4714",
         haproxy_virtual_address=f"{machines.network}.200/24",
         haproxy_virtual_interface="host0",
     )  # fmt: skip
@@ -49,20 +51,42 @@ def pids(machines, names, unit):
     return [(name, machines[name].run(f"systemctl show -P MainPID {unit}")) for name in names]
 
 
+def version_of(broker):
+    return broker.run("dpkg-query -W -f '${Version}' hlchat-ws-broker | cut -d- -f1")
+
+
+def versions(machines):
+    return [version_of(machines[name]) for name in BROKERS]
+
+
+def talk(people):
+    """Each says a word that all hear."""
+    for number, speaker in enumerate(people):
+        speaker.send("message", message=f"hello {number}")
+        for person in people:
+            assert person.receive()["message"] == f"hello {number}"
+
+
+def test_check_mode_on_new_hosts(site):
+    assert site.succeeds("--check").changed > 0
+
+
 def test_install(machines, site, chat):
     site.succeeds()
     assert chat.version() == f"v{VERSION}"
     people = [chat.connect(f"at {broker.name}", direct=broker) for broker in chat.brokers]
     people.append(chat.connect("anywhere"))
-    for number, speaker in enumerate(people):
-        speaker.send("message", message=f"hello {number}")
-        for person in people:
-            assert person.receive()["message"] == f"hello {number}"
+    talk(people)
     assert master(machines) == machines["redis1"].address
 
 
 def test_a_second_run_changes_nothing(site):
     assert site.succeeds().changed == 0
+
+
+def test_one_broker_first(machines, site):
+    site.succeeds("--limit", "broker2", hlchat_version=f"{VERSION}+next")
+    assert versions(machines) == [VERSION, f"{VERSION}+next", VERSION]
 
 
 def test_upgrade_while_people_talk(machines, site, chat, under_load):
@@ -77,8 +101,7 @@ def test_a_version_that_cannot_start_stops_at_the_first_broker(
     broken = f"{VERSION}+next.broken"
     under_load(chat_without_the_first, lambda: site.fails(hlchat_version=broken), per_second=0.15)
     assert pids(machines, BROKERS[1:], "ws-broker@1") == others
-    installed = machines["broker2"].run("dpkg-query -W -f '${Version}' hlchat-ws-broker")
-    assert installed.startswith(f"{VERSION}+next-")
+    assert versions(machines) == [broken, f"{VERSION}+next", f"{VERSION}+next"]
 
 
 def test_downgrade_and_redis_settings_while_people_talk(
@@ -103,11 +126,45 @@ def test_downgrade_and_redis_settings_while_people_talk(
     assert site.succeeds(redis_maxmemory="200mb").changed == 0
 
 
-def test_the_virtual_address_moves(machines, chat):
+def test_a_host_that_is_down(machines, site, chat):
+    """Before a play: nothing is begun. In the middle of it: what comes after is not touched."""
+    to = {"hlchat_version": f"{VERSION}+next", "redis_maxmemory": "200mb"}
+    broker1, broker2, broker3 = (machines[name] for name in BROKERS)
+    was = pids(machines, BROKERS, "ws-broker@1")
+    broker2.unplug()
+    try:
+        played = site.fails(**to)
+        assert "fatal: [broker2]: UNREACHABLE!" in played.output
+        assert played.changed == 0
+    finally:
+        broker2.plug()
+    until("broker2 is back", broker2.answers, 30)
+    assert pids(machines, BROKERS, "ws-broker@1") == was
+
+    with ThreadPoolExecutor() as pool:
+        playing = pool.submit(site.fails, **to)
+        try:
+            until("broker1 gets it", lambda: version_of(broker1) == to["hlchat_version"], 300)
+            broker2.unplug()
+            played = playing.result()
+            talk([chat.connect("at 1", chat.brokers[0]), chat.connect("at 3", chat.brokers[2])])
+            assert chat.version() == f"v{VERSION}+next"
+        finally:
+            broker2.plug()
+    assert "fatal: [broker2]: UNREACHABLE!" in played.output
+    until("broker2 is back", broker2.answers, 30)
+    assert pids(machines, BROKERS[1:], "ws-broker@1") == was[1:]
+    assert versions(machines) == [f"{VERSION}+next", VERSION, VERSION]
+    site.succeeds(**to)
+    assert versions(machines) == [f"{VERSION}+next"] * 3
+
+
+def test_the_virtual_address_moves(machines, site, chat):
+    """Away from an HAProxy that has died, and not back before that of the other one does."""
     address = f"{machines.network}.200/"
-    has_it = [name for name in NAMES[:2] if address in machines[name].run("ip addr")]
-    assert len(has_it) == 1
-    machines[has_it[0]].run("systemctl stop haproxy")
+
+    def holders():
+        return [name for name in NAMES[:2] if address in machines[name].run("ip addr")]
 
     def answers():
         try:
@@ -115,5 +172,18 @@ def test_the_virtual_address_moves(machines, chat):
         except OSError:
             return None
 
-    assert until("the other one has it", answers, 20) == f"v{VERSION}"
-    machines[has_it[0]].run("systemctl start haproxy")
+    def waits(name):
+        said = machines[name].run("journalctl -u keepalived | grep -o 'Entering .* STATE'")
+        return said.endswith("BACKUP STATE")
+
+    def moves(dies, takes):
+        machines[dies].run("systemctl kill --signal=KILL haproxy; systemctl stop haproxy")
+        until(f"{takes} has it", lambda: holders() == [takes], 30)
+        assert until("and answers", answers, 10) == f"v{VERSION}+next"
+        machines[dies].run("systemctl reset-failed haproxy; systemctl start haproxy")
+        until(f"{dies} could have it", lambda: waits(dies), 30)
+        assert holders() == [takes]
+
+    first, second = NAMES[:2] if holders() == NAMES[:1] else reversed(NAMES[:2])
+    moves(first, second)
+    moves(second, first)
