@@ -37,6 +37,7 @@ def written(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("written")
     variables = {**VARIABLES, "folder": str(folder)}
     if request.param == "single":
+        variables["broker_redis_url"] = "rediss://chat:redis-4711@127.0.0.1:6390"
         variables["haproxy_certificate"] = "hlchat.pem"
         make_certificate(folder / "hlchat.pem", folder / "hlchat.pem")
     (folder / "variables.json").write_text(json.dumps(variables))
@@ -98,6 +99,16 @@ def test_haproxy(written):
 def test_redis_front(written):
     for file in files(written, "redis.cfg"):
         run(HAProxy.program(), "-dW", "-c", "-f", file)
+
+
+@pytest.mark.usefixtures("haproxy")
+@pytest.mark.parametrize("written", ["single"], indirect=True)
+def test_redis_by_tls(written):
+    """(Without -dW: a nameserver that cannot be reached is a warning.)"""
+    for file in files(written, "redis-tls.cfg"):
+        run(HAProxy.program(), "-c", "-f", file)
+    for file in files(written, "ws-broker.secrets.env"):
+        assert "REDIS_URL=redis://chat:redis-4711@127.0.0.1:6380\n" in file.read_text()
 
 
 def test_the_rights_of_brokers_are_the_documented_ones(written):
