@@ -603,7 +603,7 @@ class TestKeySet:
         stack = start_with_key_set()
         assert login(stack, good) == {"error": UNAVAILABLE}
         stub.start()
-        until("it has the keys", lambda: login(stack, good) == CONNECTED, 12, 0.2)
+        until("it has the keys", lambda: login(stack, good) == CONNECTED, interval=0.2)
         assert login(stack, thief) == {"error": INVALID}
 
     def test_keys_that_are_too_weak_or_not_for_signing_are_left_out(self, stub, start_with_key_set):

@@ -281,7 +281,7 @@ def test_the_epoch_changes_when_the_log_has_lost_entries(start_stack):
 
     def reset(times):
         for broker in stack.brokers:
-            until("it has read again", lambda b=broker: resets(b) >= times, 10)
+            until("it has read again", lambda b=broker: resets(b) >= times)
             until("and is ready", broker.is_ready)
 
     first = until("there is one", lambda: stack.redis.call("GET", f"{KEY}:epoch"))
@@ -332,7 +332,7 @@ def test_what_is_cleared_is_told(start_stack):
     assert clients[1].receive()["message"] == "before"
     stack.redis.call("FLUSHALL")
     for broker in stack.brokers:
-        until("it is noticed", lambda broker=broker: resets(broker) == 1, 10)
+        until("it is noticed", lambda broker=broker: resets(broker) == 1)
     (after,) = say(clients[0], ["after"])
     assert clients[1].receive_text() == after
     for client in clients:
