@@ -15,6 +15,9 @@ from django.urls import path
 
 port, redis_port = map(int, sys.argv[1:])
 os.environ["DJANGO_SETTINGS_MODULE"] = ""
+# Its loop answers nobody for seconds when much is on the way; redis-py would give up after 5.
+redis = {"host": "127.0.0.1", "port": redis_port}
+redis |= {"socket_timeout": None, "socket_connect_timeout": None}
 settings.configure(
     SECRET_KEY="of a benchmark",
     INSTALLED_APPS=["channels"],
@@ -22,7 +25,7 @@ settings.configure(
         "default": {
             "BACKEND": "channels_redis.core.RedisChannelLayer",
             # Above its capacity a channel drops messages in silence; the default is 100.
-            "CONFIG": {"hosts": [("127.0.0.1", redis_port)], "capacity": 100000},
+            "CONFIG": {"hosts": [redis], "capacity": 100000},
         }
     },
 )
