@@ -118,6 +118,23 @@ class TestConnectRate:
         until("it may come again", lambda: ask_in(stack, address="203.0.113.1").status == 101)
 
 
+class TestRequestRate:
+    SETTINGS = {"RATE_MESSAGES": 1, "RATE_BURST": 2, "api": False}
+
+    def test_requests_that_are_no_messages_have_a_rate_too(self, stack):
+        """Four times that of messages: 4 a second, and 8 at once; the login was one."""
+        client = stack.connect("hasty")
+        began = time.monotonic()
+        for _ in range(40):
+            client.send("history", limit=0)
+        answers = [client.receive() for _ in range(40)]
+        took = time.monotonic() - began
+        done = sum("history" in answer for answer in answers)
+        assert 7 <= done <= 8 + 4 * took
+        errors = [answer["error"] for answer in answers if "error" in answer]
+        assert all(error.startswith("too many requests: wait 0.") for error in errors)
+
+
 class TestKeepAlive:
     SETTINGS = {"PING_INTERVAL_S": 1, "api": False}
 

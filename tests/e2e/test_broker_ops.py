@@ -8,6 +8,7 @@ import subprocess
 from datetime import UTC, datetime
 
 import pytest
+from client import TIMEOUT_S
 from jwt_tokens import signing_key
 from stack import BUILD, REPO, SANITIZED, until
 
@@ -38,6 +39,14 @@ class TestEndpoints:
     def test_other_methods(self, stack, method):
         assert stack.broker.http("/healthz", method).status == 405
         assert stack.broker.ops("/metrics", method).status == 405
+
+    @pytest.mark.parametrize("path", ["/healthz", "/nothing"])
+    def test_head_has_no_body(self, stack, path):
+        with socket.create_connection(stack.broker.address(), TIMEOUT_S) as sock:
+            sock.sendall(f"HEAD {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            head, _, body = sock.makefile("rb").read().partition(b"\r\n\r\n")
+        assert b"\r\nCache-Control: no-store\r\n" in head
+        assert body == b""
 
     def test_chat_without_an_upgrade(self, stack):
         answer = stack.broker.http("/chat")

@@ -165,8 +165,8 @@ class TestReadingSlowly:
     SETTINGS = {**TestSlowReader.SETTINGS, "PING_INTERVAL_S": 1}
 
     def test_who_reads_is_not_taken_for_dead(self, stack):
-        """Its socket is full each time that a ping is due, so it is not asked; but it reads."""
-        slow = stack.connect("slow", raw=True, direct=True, rcvbuf=4096)
+        """Its socket is full when a ping is due, and no ping is answered in time; but it reads."""
+        slow = stack.connect("slow", raw=True, direct=True, rcvbuf=4096, answer_pings=False)
         frames = say(stack.connect("talker", raw=True, direct=True), 60)  # 1 MB behind
         seen, start = [], time.monotonic()
         while len(seen) < len(frames):

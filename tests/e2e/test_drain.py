@@ -10,6 +10,7 @@ import pytest
 from account_stub import AccountStub
 from client import Closed
 from jwt_tokens import signing_key
+from redis_faults import out_of_memory
 from stack import until
 
 RESTART = 1012
@@ -298,6 +299,23 @@ class TestRedis:
         stack.broker.relay.release()
         assert sender.receive()["message"] == "stored"
         end(stack.broker, [sender])
+
+    def test_a_message_whose_sender_has_gone(self, start_stack):
+        """Nobody is left here, and it is stored all the same."""
+        stack = start_stack(**self.SETTINGS)
+        sender = stack.connect("sender", direct=True)
+        refusing = out_of_memory(stack.redis)
+        next(refusing)
+        sent = time.monotonic()
+        sender.send("message", message="the last word")
+        until("it is refused", lambda: "chatlog append_refused" in stack.broker.log())
+        sender.close()
+        until("nobody is here", lambda: not stack.broker.metrics()["hlchat_connections"])
+        begin(stack.broker)
+        next(refusing, None)
+        was_in_time = time.monotonic() - sent < 4  # it is tried for 5 s
+        end(stack.broker)
+        assert stack.redis.call("XLEN", KEY) == 1 or not was_in_time
 
     def test_its_users_leave_as_they_go(self, start_stack):
         stack = start_stack(**self.SETTINGS, DRAIN_RATE=1, brokers=2)

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from redis_faults import out_of_memory
 from relay import DOWN, UP
 from stack import BUILD, REPO, until
 from websockets.exceptions import InvalidStatus
@@ -54,6 +55,17 @@ def start(stack, servers, **fields):
         assert one.receive() == {"info": "update"}
         assert one.receive() == {"info": "scheduler is running"}
     return events(stack)[0]
+
+
+def evals(redis):
+    """How many scripts Redis has run, or refused to run."""
+    stats = redis.call("INFO", "commandstats")
+    found = re.search(r"cmdstat_eval:calls=(\d+),.*rejected_calls=(\d+)", stats)
+    return sum(map(int, found.groups())) if found else 0
+
+
+def received(stack):
+    return stack.broker.metrics()["hlchat_received_bytes_total"]
 
 
 # The document ---------------------------------------------------------------------------------
@@ -500,6 +512,7 @@ class TestWebhook:
         stack = start_stack(WEBHOOK_SECRET="hook", MINIGAME_SECRET=SECRET)
         one = server(stack)
         assert stack.http("GET", "/api/webhook/minigame").status == 401
+        assert events(stack) == []  # what is only read is for all
         wrong = stack.http("GET", "/api/webhook/minigame", {"Authorization": f"Bearer {SECRET}"})
         assert wrong.status == 401
         right = stack.http("GET", "/api/webhook/minigame", {"Authorization": "Bearer hook"})
@@ -658,6 +671,100 @@ class TestCluster:
         assert set(picked) <= set(ids)
         assert sorted(one.ask("online_players")["online_players"]) == sorted(ids)
 
+    def test_many_brokers_with_the_same_players(self, start_stack):
+        """Nobody is picked twice, and not only who is on the first broker."""
+        stack = start_stack(MINIGAME_SECRET=SECRET, STORE="redis", brokers=1)
+        later = int(stack.redis.call("TIME")[0]) + 60  # so that they are not taken for dead
+        stack.redis.call("ZADD", "chat:{main}:brokers", later, "first")
+        stack.redis.call("SADD", "chat:{main}:on:first", "HL0")
+        everywhere = [f"HL{i}" for i in range(1, 13)]
+        with stack.redis.open() as admin:
+            for i in range(100):
+                admin.call("ZADD", "chat:{main}:brokers", later + 1, f"other-{i}")
+                admin.call("SADD", f"chat:{{main}}:on:other-{i}", *everywhere)
+        one = server(stack)
+        picked = [player["id"] for player in start(stack, [one])["players"]]
+        assert len(set(picked)) == len(picked) == 10
+        assert set(picked) <= {"HL0", *everywhere}
+        online = one.ask("online_players")["online_players"]
+        assert sorted(online) == sorted(["HL0", *everywhere])
+
+    def test_it_stays_stopped(self, start_stack):
+        stack = start_stack(MINIGAME_SECRET=SECRET, STORE="redis", brokers=1)
+        one = server(stack)
+        start(stack, [one], period=1, offset=1)
+        one.send("scheduler_stop")
+        while one.receive() != {"info": "scheduler is stopped"}:
+            pass
+        newest = stack.redis.call("HGET", "game:{main}", "newest")
+        stack.redis.call("HSET", "game:{main}", "due", "0")
+        before = evals(stack.redis)
+        until("it was looked at", lambda: evals(stack.redis) >= before + 3)
+        assert stack.redis.call("HGET", "game:{main}", "newest") == newest
+
+    def test_an_answer_that_never_came(self, start_stack):
+        """What may have been done is not called undone; a question that was lost is only that."""
+        stack = start_stack(MINIGAME_SECRET=SECRET, STORE="redis", brokers=1, relays=True)
+        relay = stack.broker.relay
+        one, other = server(stack), server(stack)
+        start(stack, [one, other])
+        relay.hold(DOWN)
+        one.send("scheduler_start")
+        started = lambda: stack.redis.call("HGET", "game:{main}", "newest") == "2"  # noqa: E731
+        until("it was started", started)
+        asked = evals(stack.redis)
+        other.send("online_players")
+        until("it was asked", lambda: evals(stack.redis) > asked)
+        relay.target = lambda: None
+        relay.cut()
+        assert one.receive(20)["error"] == "not confirmed: this may have been done, or not"
+        assert other.receive(20)["error"] == "the games are unavailable: try again"
+
+    def test_redis_refuses_for_a_moment(self, start_stack):
+        """It is tried again, and not without end: five times a second."""
+        stack = start_stack(MINIGAME_SECRET=SECRET, STORE="redis", brokers=1)
+        one = server(stack)
+        refusing = out_of_memory(stack.redis)
+        next(refusing)
+        before = evals(stack.redis)
+        one.send("scheduler_start")
+        assert one.receive(20)["error"] == "the games are unavailable: try again"
+        assert 5 < evals(stack.redis) - before < 100
+        assert "games refused_by_redis" in stack.broker.log()
+        began = time.monotonic()
+        one.send("scheduler_start")
+        next(refusing, None)
+        was_quick = time.monotonic() - began < 3
+        assert one.receive(20) == {"info": "update"} or not was_quick
+
+    def test_many_questions_are_one(self, start_stack):
+        stack = start_stack(MINIGAME_SECRET=SECRET, STORE="redis", brokers=1, RATE_MESSAGES=0)
+        one = server(stack)
+        before, bytes_before = evals(stack.redis), received(stack)
+        stack.redis.pause()
+        for _ in range(100):
+            one.send("online_players")
+        until(
+            "all have come", lambda: received(stack) - bytes_before >= 100 * len("online_players")
+        )
+        stack.redis.resume()
+        for _ in range(100):
+            assert one.receive(20) == {"online_players": []}
+        assert evals(stack.redis) - before < 50
+
+    def test_its_log_and_its_answers_are_forgotten(self, start_stack):
+        stack = start_stack(
+            MINIGAME_SECRET=SECRET, STORE="redis", brokers=1, RATE_MESSAGES=0, LOG_MAXLEN=200
+        )
+        one = server(stack)
+        for _ in range(500):
+            one.ask("scheduler_info")
+        # Redis drops whole nodes of 100 entries at most.
+        assert 200 <= stack.redis.call("XLEN", "game:{main}:log") <= 300
+        answers = stack.redis.call("KEYS", "game:{main}:answer:*")
+        assert answers
+        assert all(stack.redis.call("PTTL", key) != -1 for key in answers)
+
     def test_old_games_are_forgotten(self, start_stack):
         stack = start_stack(MINIGAME_SECRET=SECRET, STORE="redis", brokers=1)
         one = server(stack)
@@ -696,6 +803,21 @@ class TestBrokenKeys:
             pass
         assert answer["error"] == "the games are unavailable: try again"
         assert stack.redis.call("HGETALL", "game:{main}") == before
+
+    def test_a_game_ends_in_a_log_that_is_none(self, start_stack):
+        stack = start_stack(MINIGAME_SECRET=SECRET, STORE="redis", brokers=1)
+        players(stack, "a")
+        one = server(stack)
+        start(stack, [one])
+        stack.redis.transaction(
+            ["RENAME", "game:{main}:log", "aside"], ["SET", "game:{main}:log", "no stream"]
+        )
+        end = {"id": "HLG-1", "leaderboard": board("a")}
+        assert one.ask("game_end", **end)["error"] == "the games are unavailable: try again"
+        assert stack.redis.call("EXISTS", "game:{main}:balances") == 0
+        stack.redis.transaction(["DEL", "game:{main}:log"], ["RENAME", "aside", "game:{main}:log"])
+        answer = one.ask("game_end", **end)
+        assert answer["data"] == [{"id": "dev-a", "won": 396.0, "balance": 396.0}]
 
 
 class TestAnsweredLater:
@@ -757,7 +879,9 @@ class TestAnsweredLater:
         assert waiting.makefile("rb").read().startswith(b"HTTP/1.1 200 ")
         stack.broker.stop()
 
-    def test_head(self, stack):
+    @pytest.mark.parametrize("store", STORES)
+    def test_head(self, start_stack, store):
+        stack = start_stack(MINIGAME_SECRET=SECRET, STORE=store)
         answer = self.ask(stack, method="HEAD").makefile("rb").read()
         assert answer.startswith(b"HTTP/1.1 200 ")
         assert answer.endswith(b"\r\n\r\n")

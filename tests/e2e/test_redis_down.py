@@ -3,8 +3,8 @@
 import time
 
 import pytest
-from redis_faults import FAULTS, KEY, out_of_memory
-from relay import Relay
+from redis_faults import FAULTS, KEY, no_replicas, out_of_memory
+from relay import DOWN, Relay
 from stack import until
 
 WAIT_S = 5  # longest that a message waits for the store
@@ -31,6 +31,9 @@ def test_down_at_start(start_stack):
     ann.send("login", token="ann")
     assert "try again" in ann.error()
     assert broker.metrics()['hlchat_redis_up{link="publish"}'] == 0
+    game_server = stack.connect(raw=True, path="/minigame", direct=broker, upgrade=False)
+    assert game_server.status == 503
+    assert b"starting" in game_server.body
     stack.redis.start()
     ready(broker)
     ann.login("ann")
@@ -122,6 +125,33 @@ def test_redis_refuses_for_a_moment(start_stack, fault, word):
     ends_well(stack.broker, ann, bob, refusing, before)
     assert stack.broker.metrics()[failed] == errors
     assert stack.broker.log().count(word) < 30, "told, not repeated without end"
+
+
+def test_an_answer_that_never_came(start_stack):
+    """The message may be stored: its sender is told that nobody knows, and it appears once."""
+    stack = start_stack(STORE="redis", haproxy=False, api=False, relays=True)
+    relay = stack.broker.relay
+    ann = stack.connect("ann", direct=True)
+    relay.hold(DOWN)
+    ann.send("message", message="stored")
+    until("it is stored", lambda: stack.redis.call("XLEN", KEY) == 1)
+    relay.target = lambda: None
+    relay.cut()
+    assert "not confirmed" in ann.error()
+    assert stack.broker.metrics()['hlchat_appends_total{result="uncertain"}'] == 1
+    relay.release()
+    relay.target = stack.redis.address
+    assert ann.receive()["message"] == "stored"
+    ready(stack.broker)
+    assert [m["message"] for m in ann.history()] == ["stored"]
+
+
+def test_redis_refuses_and_nobody_speaks(start_stack):
+    """A broker finds out by itself, before it is the next one's message."""
+    stack, _, _, refusing = refusing_stack(start_stack, no_replicas)
+    not_ready(stack.broker)
+    next(refusing, None)
+    ready(stack.broker)
 
 
 def test_redis_refuses_for_long(start_stack):

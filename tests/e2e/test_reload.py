@@ -183,6 +183,20 @@ class TestSecrets:
         reload(stack.broker)
         assert waiting.ask("login", token="new") == {"error": "the secret is wrong"}
 
+    def test_minigame_cannot_be_switched_on(self, start_stack):
+        stack = start_stack(
+            **DIRECT,
+            CHAT_ENV="prod",
+            STORE="redis",
+            IDENTITY="jwt",
+            JWKS_URL="http://127.0.0.1:1/",
+            env_file={},
+        )
+        stack.write_env_file({"MINIGAME_SECRET": "new"})
+        assert "changed=MINIGAME_SECRET" in reload(stack.broker)
+        until("it is told", lambda: "broker minigame_needs_a_restart" in stack.broker.log())
+        assert stack.broker.http("/minigame").status == 404
+
 
 class TestRefusals:
     @pytest.mark.parametrize("name", ["broker", "api"])

@@ -1114,6 +1114,49 @@ static void test_model(void **state) {
 #define FANOUT_TEST(test)   cmocka_unit_test_setup_teardown(test, make_fanout, free_fanout)
 #define INTERVAL_TEST(test) cmocka_unit_test_setup_teardown(test, make_fanout_100ms, free_fanout)
 
+/* ---- metrics ---- */
+
+/* The value of a sample. */
+static unsigned long metric(const char *name) {
+    struct metrics metrics = {0};
+    size_t len = 0;
+    fanout_register_metrics(&metrics);
+    char *text = metrics_text(&metrics, &len), line[80];
+    snprintf(line, sizeof(line), "\n%s ", name);
+    const char *at = strstr(text, line);
+    assert_non_null(at);
+    unsigned long value = strtoul(at + strlen(line), NULL, 10);
+    free(text);
+    return value;
+}
+
+/* Messages are counted, not spans of them. */
+static void test_metrics(void **state) {
+    static const char *const names[] = {"hlchat_deliveries_total", "hlchat_sent_bytes_total",
+                                        "hlchat_replies_total", "hlchat_flush_messages_sum"};
+    unsigned long before[4];
+    (void)state;
+    for (int i = 0; i < 4; i++)
+        before[i] = metric(names[i]);
+    join(&peers[0]);
+    join(&peers[1]);
+    for (int i = 0; i < 5; i++)
+        broadcast("text");
+    reply(&peers[0], "reply");
+    settle(0);
+    assert_int_equal(metric(names[0]) - before[0], 10);
+    assert_int_equal(metric(names[1]) - before[1], peers[0].len + peers[1].len);
+    assert_int_equal(metric(names[2]) - before[2], 1);
+    assert_int_equal(metric(names[3]) - before[3], 5);
+
+    peers[0].choked = true;
+    reply(&peers[0], "reply");
+    settle(0);
+    assert_int_equal(metric("hlchat_queued_reply_bytes"), 2 + 5);
+    unchoke_until_done(&peers[0]);
+    assert_int_equal(metric("hlchat_queued_reply_bytes"), 0);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         FANOUT_TEST(test_broadcast_reaches_all_joined),
@@ -1158,6 +1201,7 @@ int main(void) {
         INTERVAL_TEST(test_interval_before_the_first_flush),
         INTERVAL_TEST(test_interval_does_not_hold_a_quarter),
         INTERVAL_TEST(test_interval_does_not_hold_replies),
+        FANOUT_TEST(test_metrics),
         cmocka_unit_test(test_model),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
