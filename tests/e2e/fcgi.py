@@ -11,6 +11,7 @@ from stack import open_socket
 
 BEGIN, END, PARAMS, STDIN, STDOUT, STDERR = 1, 3, 4, 5, 6, 7
 RESPONDER, KEEP_CONN = 1, 1
+RECORD_MAX = 0xFFF8
 
 
 def record(kind, content):
@@ -28,9 +29,9 @@ def request(method, path, body=b"", keep=False, **params):
         for name, value in params.items()
     )
     begin = struct.pack(">HB5x", RESPONDER, KEEP_CONN if keep else 0)
-    records = [(BEGIN, begin), (PARAMS, pairs), (PARAMS, b""), (STDIN, b"")]
-    if body:
-        records.insert(3, (STDIN, body))
+    pieces = [body[at : at + RECORD_MAX] for at in range(0, len(body), RECORD_MAX)]
+    records = [(BEGIN, begin), (PARAMS, pairs), (PARAMS, b"")]
+    records += [(STDIN, piece) for piece in (*pieces, b"")]
     return b"".join(record(kind, content) for kind, content in records)
 
 

@@ -165,8 +165,8 @@ class TestReadingSlowly:
     SETTINGS = {**TestSlowReader.SETTINGS, "PING_INTERVAL_S": 1}
 
     def test_who_reads_is_not_taken_for_dead(self, stack):
-        """Its socket is full when a ping is due, and no ping is answered in time; but it reads."""
-        slow = stack.connect("slow", raw=True, direct=True, rcvbuf=4096, answer_pings=False)
+        """Its socket is full each time that a ping is due, so it is not asked; but it reads."""
+        slow = stack.connect("slow", raw=True, direct=True, rcvbuf=4096)
         frames = say(stack.connect("talker", raw=True, direct=True), 60)  # 1 MB behind
         seen, start = [], time.monotonic()
         while len(seen) < len(frames):
@@ -177,6 +177,9 @@ class TestReadingSlowly:
                 wait = start + 8 * len(seen) / len(frames) - time.monotonic()
                 threading.Event().wait(max(0, wait))
         assert seen == frames
+        # Not only until it has what it had waited for.
+        stack.connect("another", direct=True).send("message", message="still here?")
+        assert slow.receive()["message"] == "still here?"
 
 
 class TestNeverReading:
