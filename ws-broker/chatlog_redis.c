@@ -31,6 +31,7 @@ enum {
     PROBE_MS = 1000,
     RECENT_MS = 15000, /* what was stored since is kept, to be stored again if it is lost */
     AGAIN_MS = 15000,  /* for so long that is tried; nobody waits for it */
+    SEEN_FACTOR = 2,   /* keys remembered for each entry that the stream keeps */
     READY_MS = 3000,   /* a write of ours must have worked in this time */
     TICK_MS = 100,
     KEY_TEXT_MAX = CHATLOG_KEY_MAX + 32,
@@ -58,6 +59,7 @@ struct append {
     uint64_t tag;
     int64_t give_up_ms;
     uint64_t begun_ns;
+    uint64_t read_before;        /* how many entries had been read when it was begun */
     struct stream_id sent_after; /* the entry is behind this one in the stream */
     struct stream_id stored_as;  /* once it is */
     bool is_again;               /* it was stored, and lost: its sender has had an answer */
@@ -338,6 +340,15 @@ static size_t age_of(const struct redis_log *log, const struct append *append) {
     char key[SEEN_KEY_MAX + 1];
     key_text(log, append, key);
     return seen_age(log->seen, key);
+}
+
+/* Whether it has come back to us: it is remembered, or was forgotten since. That later ones of ours
+ * have come back says little: a FLUSHALL takes what is stored and not yet read. */
+static bool has_been_read(const struct redis_log *log, const struct append *append) {
+    return age_of(log, append) != SIZE_MAX ||
+           (append->number <= log->last_heard &&
+            (int64_t)(seen_added(log->seen) - append->read_before) >=
+                SEEN_FACTOR * log->options.log_maxlen);
 }
 
 /* Of what is older the stream may drop anything, and readers may not remember it: stored again, it
@@ -682,6 +693,7 @@ static int redis_append(struct chatlog *base, const char *json, size_t len, uint
                               .tag = tag,
                               .give_up_ms = now_ms(log) + GIVE_UP_MS,
                               .begun_ns = uv_hrtime(),
+                              .read_before = seen_added(log->seen),
                               .len = len};
     memcpy(append->json, json, len);
     DL_APPEND(log->appends, append);
@@ -889,7 +901,7 @@ static void append_again(struct redis_log *log, struct stream_id first) {
     DL_FOREACH_SAFE(log->recent, append, next) {
         char key[SEEN_KEY_MAX + 1];
         key_text(log, append, key);
-        append->was_read = append->number <= log->last_heard || age_of(log, append) != SIZE_MAX;
+        append->was_read = has_been_read(log, append);
         if (seen_is_found(log->seen, key) || now_ms(log) - append->stored_ms > RECENT_MS ||
             append->stored_count > log->audited_count ||
             stream_id_compare(append->stored_as, first) < 0 || is_too_old(log, append))
@@ -1331,7 +1343,7 @@ struct chatlog *chatlog_redis_new(const struct chatlog_redis_options *options, u
     snprintf(log->maxlen, sizeof(log->maxlen), "%d", options->log_maxlen);
     log->is_following_well = true;
     log->read_ms = now_ms(log);
-    log->seen = seen_new(2 * (size_t)options->log_maxlen);
+    log->seen = seen_new(SEEN_FACTOR * (size_t)options->log_maxlen);
     /* Without JSON_TOKENER_STRICT: json-c 0.18 then refuses every string that is not ASCII. */
     log->tokener = json_tokener_new();
     log->publish = redis_new(loop, is_players ? "publish" : "minigame_publish", options->url,

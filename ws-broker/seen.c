@@ -86,6 +86,10 @@ int seen_add(struct seen *seen, const char *text, struct stream_id id) {
     return CHAT_OK;
 }
 
+uint64_t seen_added(const struct seen *seen) {
+    return seen->added;
+}
+
 size_t seen_age(const struct seen *seen, const char *text) {
     const struct seen_key *key = find(seen, text);
     return key ? (size_t)(seen->added - 1 - key->number) : SIZE_MAX;

@@ -37,6 +37,8 @@ enum seen_where seen_find(struct seen *seen, const char *key, struct stream_id i
 /** Remembers a key (at most SEEN_KEY_MAX bytes) that is not; the oldest is forgotten. 0 or
  * CHAT_ENOMEM. */
 int seen_add(struct seen *seen, const char *key, struct stream_id id);
+/** How many keys were ever added. */
+uint64_t seen_added(const struct seen *seen);
 /** How many keys were added after this one; SIZE_MAX: it is not remembered. */
 size_t seen_age(const struct seen *seen, const char *key);
 

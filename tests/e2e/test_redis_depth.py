@@ -165,6 +165,26 @@ def test_stored_and_gone_before_it_was_read(start_stack):
     assert stack.broker.metrics()["hlchat_append_again_total"] == 0
 
 
+def test_gone_before_it_was_read_and_a_later_one_was_read(start_stack):
+    """The stream begins anew, and reading goes on: only who stored it knows what is missing."""
+    stack = start_stack(**SETTINGS, relays=True)
+    ann = stack.connect("ann", direct=True)
+    say(ann, ["before"])
+    stack.broker.relay.hold("down", only=b"read late")
+    stored = 'hlchat_appends_total{result="stored"}'
+    for count, text in enumerate(("read late", "vanishes"), 2):
+        ann.send("message", message=text)
+        until("it is stored", lambda n=count: stack.broker.metrics()[stored] == n)
+    stack.redis.call("FLUSHALL")
+    ann.send("message", message="later")
+    until("it is stored", lambda: stack.broker.metrics()[stored] == 4)
+    stack.broker.relay.release()
+    shown = [ann.receive()["message"] for _ in range(3)]
+    assert sorted(shown) == ["later", "read late", "vanishes"]
+    say(ann, ["after"])
+    assert log_metric(stack.broker, "lost_entries") == 0
+
+
 def test_the_answer_that_was_lost_was_a_refusal(start_stack):
     """Its sender's next message is stored: it must not come behind that."""
 
