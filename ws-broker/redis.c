@@ -42,6 +42,8 @@ struct redis {
     redisAsyncContext *context; /* NULL: not connected */
     uv_poll_t *poll;            /* its descriptor's; freed when it has closed */
     int poll_events;
+    uv_prepare_t flush; /* runs when there is something to write */
+    bool is_writing;
     struct pending *first, *last; /* replies come in this order */
     bool is_up;
     bool is_dropping; /* at the next turn */
@@ -127,6 +129,12 @@ bool redis_value_is_error(const struct redis_value *value, const char *word) {
 /* ---- hiredis on libuv ------------------------------------------------------------------------ */
 /* The packaged adapter of 0.14 never tells of a refused connection, so this is ours. */
 
+static void write_out(struct redis *redis) {
+    redis->is_writing = true;
+    redisAsyncHandleWrite(redis->context);
+    redis->is_writing = false;
+}
+
 static void on_poll(uv_poll_t *poll, int status, int events) {
     struct redis *redis = poll->data;
     if (status < 0) /* reading finds out what is wrong */
@@ -134,7 +142,7 @@ static void on_poll(uv_poll_t *poll, int status, int events) {
     if ((events & UV_READABLE) && redis->context && redis->poll == poll)
         redisAsyncHandleRead(redis->context);
     if ((events & UV_WRITABLE) && redis->context && redis->poll == poll)
-        redisAsyncHandleWrite(redis->context);
+        write_out(redis);
 }
 
 static void poll_for(struct redis *redis, int events) {
@@ -157,9 +165,22 @@ static void del_read(void *data) {
     poll_for(redis, redis->poll_events & ~UV_READABLE);
 }
 
+/* Before the loop sleeps: the commands of one turn go out in one write. */
+static void on_flush(uv_prepare_t *flush) {
+    struct redis *redis = flush->data;
+    uv_prepare_stop(flush);
+    if (redis->context)
+        write_out(redis);
+}
+
+/* Once it is up, the socket is waited for only when it was found full: each change of what is
+ * waited for is two calls to the kernel. */
 static void add_write(void *data) {
     struct redis *redis = data;
-    poll_for(redis, redis->poll_events | UV_WRITABLE);
+    if (redis->is_up && !redis->is_writing)
+        uv_prepare_start(&redis->flush, on_flush);
+    else
+        poll_for(redis, redis->poll_events | UV_WRITABLE);
 }
 
 static void del_write(void *data) {
@@ -549,7 +570,8 @@ struct redis *redis_new(uv_loop_t *loop, const char *name, const struct redis_ur
     redis->user = user;
     uv_timer_init(loop, &redis->check);
     uv_timer_init(loop, &redis->pause);
-    redis->check.data = redis->pause.data = redis;
+    uv_prepare_init(loop, &redis->flush);
+    redis->check.data = redis->pause.data = redis->flush.data = redis;
     uv_timer_start(&redis->check, on_check, CHECK_MS, CHECK_MS);
     uv_timer_start(&redis->pause, on_pause_over, 0, 0);
     return redis;
@@ -572,6 +594,7 @@ void redis_stop(struct redis *redis) {
         redis->lookup->data = NULL; /* it ends by itself */
     uv_close((uv_handle_t *)&redis->check, NULL);
     uv_close((uv_handle_t *)&redis->pause, NULL);
+    uv_close((uv_handle_t *)&redis->flush, NULL);
 }
 
 void redis_free(struct redis *redis) {
