@@ -46,6 +46,9 @@ def test_killed_and_back(start_stack):
     clients[0].send("message", message="before")
     for client in clients:
         assert client.receive()["message"] == "before"
+    # It may be shown before its sender's broker has Redis' answer: then it would not be confirmed.
+    stored = 'hlchat_appends_total{result="stored"}'
+    until("it is stored", lambda: sum(b.metrics()[stored] for b in stack.brokers) == 1)
 
     stack.redis.kill()
     began = time.monotonic()
