@@ -1,9 +1,9 @@
 /*
  * log.h: one event, one line, to stderr.
  *
- *   text  2026-11-23T10:03:04.123Z info broker ready max_clients=19936
- *   json  {"time":"2026-11-23T10:03:04.123Z","level":"info","module":"broker",
- *          "event":"ready","max_clients":19936}
+ *   text  2026-11-23T10:03:04.123Z info drain progress clients=120
+ *   json  {"time":"2026-11-23T10:03:04.123Z","level":"info","module":"drain",
+ *          "event":"progress","clients":120}
  *
  * A line is written by one write(2), so lines of several threads do not mix. Text values are quoted
  * when they hold anything but plain characters, control bytes are escaped, and a value over 256

@@ -702,7 +702,11 @@ struct broker *broker_new(struct settings *settings) {
 }
 
 int broker_run(struct broker *broker) {
-    log_info("broker", "ready", log_int("max_clients", (int64_t)broker->admission.max_clients));
+    char listen[ADDRESS_LISTEN_TEXT_MAX], ops_listen[ADDRESS_LISTEN_TEXT_MAX];
+    address_listen_text(&broker->settings->listen, listen);
+    address_listen_text(&broker->settings->ops_listen, ops_listen);
+    log_info("broker", "ready", log_str("listen", listen), log_str("ops_listen", ops_listen),
+             log_int("max_clients", (int64_t)broker->admission.max_clients));
     notify_ready();
     broker->turn_ended_ns = uv_hrtime();
     return run_out(broker) == 0 ? 0 : 1;

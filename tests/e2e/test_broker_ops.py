@@ -70,6 +70,8 @@ class TestUnixSockets:
         client = stack.connect("alice")
         assert client.ask("message", message="hi")["message"] == "hi"
         assert stack.broker.http("/readyz").status == 200
+        where = stack.broker.setting(), stack.broker.setting("ops")
+        assert "ready listen={} ops_listen={} ".format(*where) in stack.broker.log()
 
 
 @pytest.mark.parametrize(
