@@ -20,7 +20,7 @@ enum {
     READ_BYTES = 256 << 10,
     EVENTS = 64,                 /* handled before sending gets its turn again */
     STALLED_BUFFER = 4096,       /* bytes; so that they are in the way soon */
-    PORTS_OF_AN_ADDRESS = 16000, /* clients, of the 28,000 ports that Linux gives out */
+    PORTS_OF_AN_ADDRESS = 14000, /* clients: beyond half of its ports Linux searches for one */
     ANSWER_MAX = 16 << 10,       /* bytes of the answer to the handshake */
     ERROR_FRAME_MAX = 4096,      /* beyond that a text that begins with {"error" is none */
 };
