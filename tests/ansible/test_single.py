@@ -131,18 +131,26 @@ def test_game_servers_are_served(chat):
         assert server.receive() == {"info": "scheduler is running"}
 
 
-def test_a_bad_setting_does_not_go_live(site, host, chat):
-    was = host.run("md5sum /etc/hlchat/* /etc/haproxy/haproxy.cfg")
-    since = host.run("systemctl show --value --property=MainPID ws-broker@1 ws-broker@2 haproxy")
-    played = site.fails(haproxy_settings={"HTTP_PORT": "nowhere"})
-    assert "failed to validate" in played.output
-    played = site.fails(hlchat_settings={**SETTINGS, "HISTORY_LIMIT": 5000})
-    assert "HISTORY_LIMIT" in played.output
-    assert host.run("md5sum /etc/hlchat/* /etc/haproxy/haproxy.cfg") == was
-    assert (
-        host.run("systemctl show --value --property=MainPID ws-broker@1 ws-broker@2 haproxy")
-        == since
-    )
+def test_what_is_wrong_does_not_go_live(machines, site, host, chat):
+    def in_force():
+        units = "redis-server haproxy api-fcgi ws-broker@1 ws-broker@2"
+        files = "/etc/redis/*.* /etc/haproxy/*.* /etc/hlchat/*"
+        return host.run(f"systemctl show --property=MainPID {units}; md5sum {files}")
+
+    junk = machines.folder / "junk" / "jwt.pem"  # by the name of the one that is there
+    junk.parent.mkdir()
+    junk.write_text("junk\n")
+    was = in_force()
+    for wrong in (
+        {"hlchat_settings": {**SETTINGS, "CHAT_NAME": "two words"}},  # Redis' rights name it
+        {"hlchat_settings": {**SETTINGS, "HISTORY_LIMIT": 5000}},
+        {"haproxy_settings": {"HTTP_PORT": "nowhere"}},
+        {"haproxy_certificate": str(junk)},
+        {"broker_jwt_public_keys": [str(junk)]},
+    ):
+        played = site.fails(**wrong)
+        assert "failed to validate" in played.output, wrong
+        assert in_force() == was, wrong
     assert chat.version() == f"v{VERSION}"
 
 
