@@ -51,7 +51,7 @@ def under_load():
             assert not problems, "\n".join(problems[:20])
             # A change of master may take longer than a message waits; its sender is told.
             assert all(store and "try again" in error for error in crowd.errors)
-            assert set(crowd.closes) <= {1012}, crowd.closes
+            assert set(crowd.closes) == {1012}, crowd.closes  # and some were moved
         return outcome
 
     return while_they_talk
