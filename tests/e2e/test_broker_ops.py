@@ -353,6 +353,19 @@ class TestLogs:
 # Its beginning and end ----------------------------------------------------------------------------
 
 
+def test_systemd_is_told_how_long_a_stop_may_take(start_stack):
+    """The drain's deadline may have changed since it was started: and 10 s for the rest."""
+    stack = start_stack(api=False, haproxy=False, DRAIN_DEADLINE_S=7)
+    path = stack.folder / f"{stack.broker.name}.notify.sock"
+    path.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(path))
+        systemd.settimeout(TIMEOUT_S)
+        stack.broker.signal(signal.SIGTERM)
+        assert systemd.recv(100) == b"STOPPING=1\nEXTEND_TIMEOUT_USEC=17000000"
+        assert stack.broker.wait() == 0
+
+
 class TestStop:
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["TERM", "INT"])
     @pytest.mark.parametrize("direct", [True, False], ids=["direct", "haproxy"])

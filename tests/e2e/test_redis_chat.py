@@ -180,6 +180,7 @@ class TestStrangeEntries:
         ["k", "x-3", "m", "not json"],
         ["k", "x-4", "m", "[1]"],
         ["k", "x-5", "m", '{"user_id":"dev-x"'],
+        ["k", "x-5b", "m", GOOD % "two" + GOOD % "in one"],
         ["k", "x-6", "m", b'{"message":"\xff"}'],
         ["k", "x-7", "m", GOOD % ("a" * 600000)],
         ["k", "x-8" * 1000, "m", GOOD % "long key"],

@@ -1,10 +1,11 @@
 """STORE=redis when Redis is away or refuses: what people and operators see."""
 
+import itertools
 import time
 
 import pytest
 from redis_faults import FAULTS, KEY, no_replicas, out_of_memory
-from relay import DOWN, Relay
+from relay import DOWN, UP, Relay
 from stack import until
 
 WAIT_S = 5  # longest that a message waits for the store
@@ -149,6 +150,35 @@ def test_an_answer_that_never_came(start_stack):
     assert [m["message"] for m in ann.history()] == ["stored"]
 
 
+@pytest.mark.parametrize("lost", ["answer", "message"])
+def test_what_was_lost_on_the_way_is_stored_once(start_stack, lost):
+    """It is looked for before it is sent again, and the old connection is ended: readers would
+    drop the second one, but it would be there."""
+    stack = start_stack(STORE="redis", haproxy=False, api=False, relays=True)
+    relay = stack.broker.relay
+    ann = stack.connect("ann", direct=True)
+    if lost == "answer":
+        relay.hold(DOWN)
+        ann.send("message", message="once")
+        until("it is stored", lambda: stack.redis.call("XLEN", KEY) == 1)
+        relay.cut()
+        relay.release()
+    else:
+        relay.hold(UP)
+        ann.send("message", message="once")
+        until("it is on its way", lambda: b"once" in relay.held())
+        relay.cut_late()
+    answer = ann.receive()
+    if "error" in answer:  # a busy machine may need longer than the 5 s
+        assert "not confirmed" in answer["error"]
+        return
+    assert answer["message"] == "once"
+    relay.release()  # the late one
+    ready(stack.broker)
+    assert ann.ask("message", message="next")["message"] == "next"
+    assert stack.redis.call("XLEN", KEY) == 2
+
+
 def test_redis_refuses_and_nobody_speaks(start_stack):
     """A broker finds out by itself, before it is the next one's message."""
     stack, _, _, refusing = refusing_stack(start_stack, no_replicas)
@@ -167,6 +197,7 @@ def test_redis_refuses_for_long(start_stack):
     assert WAIT_S - 1 < time.monotonic() - began < WAIT_S + 10
     bob.send("message", message="waits")
     ends_well(stack.broker, ann, bob, refusing, ["before"])
+    assert stack.broker.log().count("chatlog append_refused") == 1, "told, not with every try"
     assert stack.broker.metrics()['hlchat_appends_total{result="failed"}'] == 1
 
 
@@ -267,6 +298,23 @@ def test_a_stop_while_redis_is_away(start_stack):
     stack.redis.kill()
     ann.send("message", message="never")
     stack.broker.stop()
+
+
+def test_the_connections_lead_to_two_servers(start_stack):
+    """As while HAProxy changes over: what is written to one would not be read from the other."""
+    stack = start_stack(STORE="redis", replicas=1, relays=True, haproxy=False, api=False)
+    relay, why = stack.broker.relay, "the two connections are to different servers"
+    servers = itertools.cycle([stack.redis, stack.replicas[0]])
+    relay.target = lambda: next(servers).address()
+
+    def is_noticed():  # those of the chat may have met at one, and those of the games at the other
+        return why in stack.broker.log() or relay.cut()
+
+    until("it is noticed", is_noticed, interval=1.5)
+    relay.target = stack.redis.address
+    relay.cut()
+    ready(stack.broker)
+    assert stack.connect("ann", direct=True).ask("message", message="hi")["message"] == "hi"
 
 
 def test_another_redis_behind_the_address(start_stack):

@@ -125,6 +125,17 @@ class TestRedisIsNotThere:
         assert names(stack) == {"dev-cid": "cid"}
 
 
+def test_the_names_of_who_leaves_go_too(start_stack):
+    stack = start_stack(STORE="redis", haproxy=False, api=False)
+    stack.connect("ann", direct=True)
+    gone = stack.connect("bob", direct=True)
+    until("both are there", lambda: sorted_lists(stack) == [{"dev-ann", "dev-bob"}])
+    assert names(stack) == {"dev-ann": "ann", "dev-bob": "bob"}
+    until("the first refresh is over", lambda: stack.redis.call("ZCARD", f"{KEY}:brokers"))
+    gone.close()
+    until("bob has left", lambda: names(stack) == {"dev-ann": "ann"})
+
+
 def refused(redis, command):
     """Whether Redis ever refused such a command."""
     stats = redis.call("INFO", "commandstats")

@@ -100,9 +100,10 @@ class TestLimits:
         stack.write_env_file({"MAX_CLIENTS": 3})
         assert "changed=MAX_CLIENTS" in reload(stack.broker)
         assert connect() == 503
-        stack.write_env_file({"CONN_PER_ADDRESS": 5})
+        stack.write_env_file({"CONN_PER_ADDRESS": 5, "MAX_CLIENTS": 1000000})
         reload(stack.broker)
         assert connect() == 429  # those that came before the limit count
+        assert "broker max_clients_above_file_limit max_clients=1000000" in stack.broker.log()
         stack.write_env_file({})
         reload(stack.broker)
         assert connect() == 101
