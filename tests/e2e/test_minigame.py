@@ -644,6 +644,25 @@ class TestCluster:
         assert one.receive(20) == {"info": "scheduler is stopped"}
         assert stack.redis.call("HGET", "game:{main}:balances", "dev-a") == "39600"
 
+    def test_who_has_missed_something_is_closed(self, start_stack):
+        """As a player is: the broker was away for longer than the group's log is deep."""
+        stack = start_stack(MINIGAME_SECRET=SECRET, STORE="redis", brokers=1)
+        one = server(stack, broker=stack.broker)
+        start(stack, [one])
+        stack.broker.pause()
+        log, frame = "game:{main}:log", '{"info":"update"}'
+        with stack.redis.open() as admin:
+            for i in range(50):
+                admin.call("XADD", log, "*", "k", f"other-{i}", "m", frame)
+            admin.call("XTRIM", log, "MAXLEN", "5")
+        stack.broker.resume()
+        assert one.close_code() == 1012
+        gaps = "hlchat_minigame_log_gaps_total"
+        assert stack.broker.metrics()[gaps] >= 1
+        again = server(stack, broker=stack.broker)
+        again.send("scheduler_info")
+        assert again.receive()["info"] == "scheduler is running"
+
     def test_without_redis_there_is_an_error(self, start_stack):
         stack = start_stack(MINIGAME_SECRET=SECRET, STORE="redis", brokers=1)
         one = server(stack)
