@@ -138,6 +138,30 @@ class Bench:
                 form = "{:.2f}" if least < 100 else "{:.0f}"
                 self.goal(f"{OURS} / {other}, {case}", ratios, at_least=least, form=form)
 
+    def window(self, servers):
+        """The window decides who looks good in the closed loop: uWebSockets sends in one go what
+        its turn brought, up to 32 messages."""
+        self.say("closed loop, by messages on the way")
+        here = [name for name in (OURS, BATCH, UWS, NCHAN, CENTRIFUGE) if name in servers]
+        windows = (8, 32, 64)
+        runs = self.take_turns(
+            {
+                f"{name}, {window} on the way": (
+                    servers[name],
+                    {"clients": self.few, **CLOSED, "window": window},
+                )
+                for window in windows
+                for name in here
+            }
+        )
+        cells = {what: paper.deliveries(results) for what, results in runs.items()}
+        rows = [
+            [name, *(cells.get(f"{name}, {n} on the way", "") for n in windows)] for name in here
+        ]
+        title = f"{self.few} clients, closed loop, by messages on the way"
+        note = f"Deliveries per second of server CPU. {self.how} (least – most)."
+        self.tables.append((title, note, ["server", *windows], rows))
+
     # one figure each ------------------------------------------------------------------------------
 
     def long_run(self, ours, limit):
@@ -459,6 +483,7 @@ def main():
             bench.say(f"absent: {name}: {why}")
         parts = {
             "fanout": lambda: bench.fanout(servers),
+            "window": lambda: bench.window(servers),
             "long": lambda: bench.long_run(servers[OURS], servers[BATCH]),
             "connections": bench.connections,
             "stalled": lambda: bench.stalled(servers[OURS]),

@@ -10,7 +10,7 @@ from statistics import median
 from xml.sax.saxutils import escape
 
 from goals import MISSED
-from servers import REPO, cpu_s_used
+from servers import NGINX, REPO, cpu_s_used
 
 KEY = "deliveries_per_cpu_s"
 
@@ -64,9 +64,14 @@ class Machine:
             "Redis": found(r"v=(\S+)", output(REPO / "shared/scripts/redis-server.sh", "-v")),
             "libwebsockets": output("pkg-config", "--modversion", "libwebsockets").strip("-\n"),
             "gcc": output("gcc", "-dumpfullversion").strip(),
+            "nchan": found(r"nchan_(?:\d%3a)?([^_]+)", " ".join(map(str, NGINX.glob("*.deb")))),
         }
+        commit = output("git", "-C", REPO, "describe", "--always", "--dirty").strip() or "?"
+        memory = int(found(r"MemTotal: +(\d+)", Path("/proc/meminfo").read_text())) / (1 << 20)
         return [
-            f"{os.cpu_count()} cores, {cpu}; Linux {platform.release()}, {system}",
+            f"hlchat {(REPO / 'VERSION').read_text().strip()}, commit {commit}",
+            f"{os.cpu_count()} cores, {cpu}; {memory:.0f} GiB; "
+            f"Linux {platform.release()}, {system}",
             ", ".join(f"{name} {version}" for name, version in versions.items()),
             f"{time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime(self.start))}, "
             f"{(time.time() - self.start) / 60:.0f} minutes; load average at the start "

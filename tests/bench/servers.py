@@ -22,6 +22,7 @@ from stack import BUILD, REPO, Stack, open_socket, until
 
 PEERS = Path(__file__).parent / "peers"
 PLACE = REPO / "build" / "bench"
+NGINX = PLACE / "nginx"
 FRAME_BYTES = 180  # of the text that each client receives
 
 # What our broker makes of a message. The others hand on what they get, so they are sent this.
@@ -234,19 +235,18 @@ def quietly(command, **options):
 @contextlib.contextmanager
 def nchan(name):
     """Debian's packages, unpacked: installed they would start a service on port 80."""
-    place = PLACE / "nginx"
-    nginx = place / "usr" / "sbin" / "nginx"
+    nginx = NGINX / "usr" / "sbin" / "nginx"
     if not nginx.exists():
-        shutil.rmtree(place, ignore_errors=True)
-        place.mkdir(parents=True)
-        quietly(["apt-get", "download", "-q", "nginx", "libnginx-mod-nchan"], cwd=place)
-        for package in place.glob("*.deb"):
-            quietly(["dpkg-deb", "-x", package, place])
-    run = place / "run"
+        shutil.rmtree(NGINX, ignore_errors=True)
+        NGINX.mkdir(parents=True)
+        quietly(["apt-get", "download", "-q", "nginx", "libnginx-mod-nchan"], cwd=NGINX)
+        for package in NGINX.glob("*.deb"):
+            quietly(["dpkg-deb", "-x", package, NGINX])
+    run = NGINX / "run"
     run.mkdir(exist_ok=True)
     with on_a_port() as port:
         config = (PEERS / "nchan.conf").read_text()
-        for word, value in {"PREFIX": place, "RUN": run, "PORT": port.number}.items():
+        for word, value in {"PREFIX": NGINX, "RUN": run, "PORT": port.number}.items():
             config = config.replace(f"@{word}@", str(value))
         (run / "nginx.conf").write_text(config)
 

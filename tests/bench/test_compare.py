@@ -100,6 +100,17 @@ def test_goals_beside_a_peer_that_is_absent(chatload):
     assert not any(CHANNELS in what for what in verdicts(bench))
 
 
+def test_fewer_on_the_way(chatload):
+    chatload.answer = lambda name, options: report(1000 * options["window"])
+    bench = Bench(2, 3, False)
+    bench.window(servers(OURS, BATCH, UWS))
+    assert all(options["publishers"] == 32 for _, options in chatload)
+    _, _, header, rows = bench.tables[0]
+    assert header == ["server", 8, 32, 64]
+    assert [row[0] for row in rows] == [OURS, BATCH, UWS]
+    assert [cell.partition(" ")[0] for cell in rows[2][1:]] == ["**8k**", "**32k**", "**64k**"]
+
+
 @pytest.mark.parametrize(
     ("before", "ours", "after", "verdict"),
     [

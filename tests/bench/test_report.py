@@ -97,4 +97,4 @@ def test_the_share_of_others():
     machine = paper.Machine()
     shares = machine.of_others()
     assert all(0 <= share <= 100 for share in shares)
-    assert "load average" in machine.lines()[2]
+    assert "load average" in machine.lines()[3]
