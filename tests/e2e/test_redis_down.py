@@ -187,6 +187,21 @@ def test_redis_refuses_and_nobody_speaks(start_stack):
     ready(stack.broker)
 
 
+def test_more_than_may_wait(start_stack):
+    """4 MiB of messages wait for Redis at most, so that a broker cannot grow without end."""
+    settings = {"MESSAGE_MAX_BYTES": 16384, "FRAME_MAX_BYTES": 131072, "RATE_MESSAGES": 0}
+    stack = start_stack(STORE="redis", haproxy=False, api=False, **settings)
+    clients = [stack.connect(f"c{i}", direct=True) for i in range(8)]
+    stack.redis.pause()
+    for client in clients:
+        for _ in range(40):  # not so many that their errors would close it
+            client.send("message", message="x" * 16000)
+    errors = [client.receive(WAIT_S + 20)["error"] for client in clients for _ in range(40)]
+    busy = sum("the chat is busy" in error for error in errors)
+    assert 320 - (4 << 20) // 16000 <= busy < 320
+    stack.redis.resume()
+
+
 def test_redis_refuses_for_long(start_stack):
     stack, ann, bob, refusing = refusing_stack(start_stack, out_of_memory)
     began = time.monotonic()

@@ -740,6 +740,20 @@ static void a_frame_holds_the_longest_message(void **state) {
                          "MESSAGE_MAX_BYTES (1000) + 512");
 }
 
+/* Unless the token is a nickname. */
+static void a_frame_holds_the_longest_token(void **state) {
+    LOAD(good, .env = {"IDENTITY=jwt", "JWKS_URL=http://id/keys", "MESSAGE_MAX_BYTES=1000",
+                       "FRAME_MAX_BYTES=8704"});
+
+    (void)state;
+    assert_runs(&good);
+    settings_deinit(&good.settings);
+    LOAD(bad, .env = {"IDENTITY=jwt", "JWKS_URL=http://id/keys", "MESSAGE_MAX_BYTES=1000",
+                      "FRAME_MAX_BYTES=8703"});
+    assert_refused(&bad, "ws-broker: FRAME_MAX_BYTES is 8703, but must be at least 8704: a login's "
+                         "token may have 8192 bytes");
+}
+
 /* ---- What a person asks for ------------------------------------------------------------------ */
 
 static void assert_done(const struct load *load) {
@@ -1005,6 +1019,7 @@ int main(void) {
         cmocka_unit_test(production_refuses_what_suits_development),
         cmocka_unit_test(history_fits_the_log),
         cmocka_unit_test(a_frame_holds_the_longest_message),
+        cmocka_unit_test(a_frame_holds_the_longest_token),
         cmocka_unit_test(check_says_one_line),
         cmocka_unit_test(check_asks_the_program_too),
         cmocka_unit_test(version_and_help_are_always_answered),
