@@ -105,9 +105,10 @@ void chat_refuse(struct chat *chat, struct conn *conn, enum proto_refusal refusa
     size_t len = 0;
     char *reply = proto_error_reply(text, FANOUT_REPLY_HEADROOM, &len);
     chat_reply(chat, conn, reply, len);
-    /* Old clients send keep-alives of their own making: these are told, and forgiven. One that is
-     * on its way out has a reason to close already. */
-    if (conn->dismissed || (refusal == REFUSED_UNKNOWN_ACTION && conn->state == CONN_LOGGED_IN))
+    /* Old clients send keep-alives of their own making: these are told, and forgiven, and so is
+     * what is no fault of the client. One that is on its way out has a reason to close already. */
+    if (conn->dismissed || refusal == REFUSED_UNAVAILABLE ||
+        (refusal == REFUSED_UNKNOWN_ACTION && conn->state == CONN_LOGGED_IN))
         return;
     if (conn->login_failures >= chat->login_attempts)
         chat->close(chat->user, conn, CLOSE_LOGIN_ATTEMPTS);
@@ -123,7 +124,7 @@ void chat_identified(struct chat *chat, uint64_t conn_id, const struct identity_
     enum proto_refusal refusal = handle_identity(chat, conn, answer, error);
     if (refusal)
         chat_refuse(chat, conn, refusal, error);
-    if (refusal == REFUSED_NOT || refusal == REFUSED_UNAVAILABLE) /* no fault of who logs in */
+    else
         conn->errors_in_row = 0;
     close_if_answered(chat, conn);
 }
@@ -137,7 +138,7 @@ void chat_games_answered(struct chat *chat, uint64_t conn_id, const struct games
     enum proto_refusal refusal = handle_games_answer(chat, conn, answer, error);
     if (refusal)
         chat_refuse(chat, conn, refusal, error);
-    if (refusal == REFUSED_NOT || refusal == REFUSED_UNAVAILABLE) /* no fault of who asks */
+    else
         conn->errors_in_row = 0;
 }
 

@@ -804,6 +804,23 @@ static void test_queue_is_full(void **state) {
     hears(ann, ann_says_hi);
 }
 
+/* It is no fault of who sends, so that counts neither for nor against. */
+static void test_queue_stays_full(void **state) {
+    (void)state;
+    login(ann, "Ann");
+    for (int i = 0; i < CHATLOG_QUEUE_ENTRIES; i++)
+        assert_int_equal(chatlog_append(chat.log, "{}", 2, 0), CHAT_OK);
+    for (int i = 0; i < PROTO_ERROR_LIMIT - 1; i++) {
+        say(ann, "nonsense");
+        say(ann, hi);
+        chat_appended(&chat, ann->conn.id, CHAT_EUNAVAILABLE);
+    }
+    assert_int_equal(ann->close_code, 0);
+    say(ann, "nonsense");
+    assert_int_equal(ann->close_code, CLOSE_ERRORS);
+    turn();
+}
+
 /* The store may say no long after it said "begun"; the two answers differ, and a client that has
  * left meanwhile is nobody. */
 static void test_append_ends_badly(void **state) {
@@ -1237,6 +1254,7 @@ int main(void) {
         CHAT_TEST(test_history_is_clamped),
         CHAT_TEST(test_history_while_replies_are_full),
         CHAT_TEST(test_queue_is_full),
+        CHAT_TEST(test_queue_stays_full),
         CHAT_TEST(test_append_ends_badly),
         CHAT_TEST(test_sender_leaves),
         CHAT_TEST(test_lost_entries),
