@@ -122,6 +122,17 @@ class TestOfOneBroker:
         assert (report["logged_in"], report["failed"]) == (0, 3)
         assert "token" in report["first_error"]
 
+    def test_who_is_not_logged_in_in_time_takes_no_part(self, stack):
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            status, report = chatload(
+                stack.broker.address(), silent.getsockname(), clients=4, rate=20, connect_timeout=5
+            )
+        assert (status, faults(report)) == (1, {})
+        assert (report["logged_in"], report["failed"]) == (2, 2)
+        assert "--connect-timeout" in report["first_error"]
+        assert report["deliveries"] == 20 * 2
+        assert report["fanout_ms"]["p50"] > 0  # nobody else is waited for
+
     def test_tokens_from_a_file(self, stack, tmp_path):
         tokens = tmp_path / "tokens"
         tokens.write_text("Anna\nBertha\n")

@@ -320,6 +320,17 @@ static char *fill_login(const struct crowd *crowd, uint32_t number) {
     return fclose(out) == 0 ? text : NULL;
 }
 
+void crowd_give_up(struct crowd *crowd) {
+    for (uint32_t i = 0; i < crowd->_options->clients; i++) {
+        struct crowd_client *client = &crowd->_clients[i];
+        if (client->state >= READY)
+            continue;
+        if (client->state == NEW)
+            crowd->under_way++;
+        end(crowd, client, "not logged in before --connect-timeout");
+    }
+}
+
 static void be_ready(struct crowd *crowd, struct crowd_client *client) {
     histogram_add(&crowd->login, (crowd_now_ns() - client->begun_ns) / 1000);
     crowd->under_way--;

@@ -51,6 +51,10 @@ void crowd_deinit(struct crowd *crowd);
 /** Begins the next client's connection, which goes on by itself up to its login. */
 void crowd_connect(struct crowd *crowd);
 
+/** Ends all clients that are not logged in: those that are take part. After the last
+ * crowd_connect(), and not within a crowd_turn(). */
+void crowd_give_up(struct crowd *crowd);
+
 /** One more message, of the publishers in turns, that was due at `due_ns`. It is written by the
  * next crowd_turn(). 1, or 0 when no publisher is left, or CHAT_ENOMEM. */
 int crowd_send(struct crowd *crowd, uint64_t due_ns);

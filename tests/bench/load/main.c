@@ -86,6 +86,7 @@ static void connect_all(struct run *run) {
         }
         need(crowd_turn(crowd, next_ns < deadline_ns ? next_ns : deadline_ns), "connecting");
     }
+    crowd_give_up(crowd);
     run->connected = usage_now(options);
     run->connect_s = run->connected.at_s - run->start.at_s;
     fprintf(stderr, "chatload: %u of %u clients logged in after %.2f s%s%s\n", crowd->logged_in,
