@@ -160,7 +160,7 @@ def test_a_host_that_is_down(machines, site, chat):
 
 
 def test_the_virtual_address_moves(machines, site, chat):
-    """Away from an HAProxy that has died, and not back before that of the other one does."""
+    """Away from an HAProxy that is gone, and not back before the other one is."""
     address = f"{machines.network}.200/"
 
     def holders():
