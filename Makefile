@@ -173,7 +173,7 @@ build/haproxy/%/haproxy: tests/config/haproxy.sh
 BENCH_SECONDS ?= 2
 BENCH         ?= full
 .PHONY: bench
-bench: ## measure all, against the limit and against others, into docs/benchmarks: 20 minutes (BENCH=quick: 3)
+bench: ## measure all, against the limit and against others, into docs/benchmarks: 17 minutes (BENCH=quick: 4)
 	$(call with,bench,programs $(BENCHES) $(BENCH_PROGRAMS) $(VENV)/stamp)
 	@$(VENV)/bin/python tests/bench/compare.py --seconds $(BENCH_SECONDS) $(if $(filter quick,$(BENCH)),--quick)
 	@for bench in $(BENCHES); do "$$bench" || exit 1; done
