@@ -77,8 +77,8 @@ void chat_dismiss(struct chat *chat, struct conn *conn, int code);
  * others, so call it now and then until all have gone. */
 size_t chat_dismiss_some(struct chat *chat, size_t most, int code);
 
-/** Sends {"error":text} and counts it: `refusal` in the metrics, and towards PROTO_ERROR_LIMIT,
- * which closes. */
+/** Sends {"error":text} and counts it: `refusal` in the metrics, and what is the client's own fault
+ * towards PROTO_ERROR_LIMIT, which closes. */
 void chat_refuse(struct chat *chat, struct conn *conn, enum proto_refusal refusal,
                  const char *text);
 /** Sends a reply made behind FANOUT_REPLY_HEADROOM bytes; NULL (no memory) closes the connection: a
