@@ -158,6 +158,15 @@ def test_what_is_wrong_does_not_go_live(machines, site, host, chat):
     assert chat.version() == f"v{VERSION}"
 
 
+def test_a_reload_that_haproxy_refuses_stops_the_play(site, chat):
+    """A port that is taken: the file is a valid one all the same."""
+    played = site.fails(haproxy_settings={"HTTP_BIND": "*", "HTTP_PORT": 9001})
+    assert "HAProxy has refused to reload" in played.output
+    assert chat.version() == f"v{VERSION}"
+    assert site.succeeds().changed > 0
+    assert chat.version() == f"v{VERSION}"
+
+
 def test_check_mode_before_an_upgrade(site, host):
     was = files(host)
     assert site.succeeds("--check", "--diff", hlchat_version=f"{VERSION}+next").changed > 0
