@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes a Debian root, to build or test in: debian-root.sh 12|13 DIR [PACKAGE...]
+# Makes a Debian root, to build or test in: debian-root.sh 12|13|sid DIR [PACKAGE...]
 #
 # Does nothing when DIR is one with these packages already. The mirror, and what it takes to reach it, are those of
 # this machine's apt. Needs root, and the packages of `deps.sh root`.
@@ -13,7 +13,8 @@ fail() {
 case ${1-} in
 12) suite=bookworm ;;
 13) suite=trixie ;;
-*) fail "Debian '${1-}' is not known (12, 13)" ;;
+sid) suite=sid ;;
+*) fail "Debian '${1-}' is not known (12, 13, sid)" ;;
 esac
 dir=${2:?}
 shift 2
