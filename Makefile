@@ -200,6 +200,10 @@ fuzz: ## fuzz the parsers with clang, FUZZ_SECONDS=30 each
 	done
 
 # Packaging it -------------------------------------------------------------------------------------------------------
+.PHONY: test-fresh
+test-fresh: ## make run and make test in a new root that has nothing (DEBIAN=12, 13 or sid), about 10 minutes: needs root
+	@tests/fresh.sh $(or $(DEBIAN),13)
+
 .PHONY: deb test-deb
 deb: ## Debian packages of the last commit, into build/deb (DEBIAN=12 or 13: for another one than this machine's)
 	@shared/scripts/deps.sh deb

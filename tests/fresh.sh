@@ -96,6 +96,7 @@ in_root bash -euc '
         ((SECONDS < 600)) && kill -0 "$run" 2>/dev/null || { cat /tmp/run; echo "fresh: make run did not come up" >&2; exit 1; }
         sleep 0.2
     done
+    echo
     echo "fresh: it answers after $SECONDS s"
     kill "$run"
     wait "$run" || true
