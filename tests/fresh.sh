@@ -78,6 +78,8 @@ in_root() { # command...
 
 rm -rf "$root" "$root.made"
 shared/scripts/debian-root.sh "$debian" "$root" git make gcc ca-certificates
+# As an installer and every container engine write it.
+[ -e "$root/etc/hosts" ] || printf '%s\n' '127.0.0.1 localhost' '::1 localhost ip6-localhost' >"$root/etc/hosts"
 mkdir -p "$root$HOME"
 carry
 commit=$(git rev-parse HEAD)
