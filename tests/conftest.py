@@ -1,6 +1,7 @@
 """Fixtures of the end-to-end and chaos tests; what a stack is and can do: e2e/stack.py."""
 
 import resource
+import signal
 from contextlib import ExitStack
 
 import pytest
@@ -10,6 +11,23 @@ from stack import Stack
 _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
 enough = 1 << 16 if most == resource.RLIM_INFINITY else min(most, 1 << 16)
 resource.setrlimit(resource.RLIMIT_NOFILE, (enough, most))
+
+
+# A background job, nohup and some CI runners ignore signals, and so would all that tests start.
+for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, signal.SIG_DFL)
+
+
+def pytest_collection_modifyitems(items):
+    """A class shares one running stack, so it stays with one worker; any other test is by itself.
+
+    Those come first: the longest are among them, and would be waited for at the end.
+    """
+    for item in items:
+        if item.cls:
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.rpartition("::")[0]))
+    items.sort(key=lambda item: item.cls is not None)
 
 
 @pytest.fixture(scope="class")

@@ -9,7 +9,8 @@
 #
 #   HLCHAT_BUILD   the build under test: build (default) or build/sanitize
 #   PYTEST         more arguments for pytest: PYTEST="-k history" (quotes work as in a shell)
-#   PYTEST_WORKERS how many end-to-end tests run at once (default 2)
+#   PYTEST_WORKERS how many end-to-end tests run at once (default: four for each core, as most of
+#                  them wait most of the time)
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 
@@ -20,6 +21,7 @@ PATH="$PWD/build/venv/bin:$PATH"
 export ASAN_OPTIONS="${ASAN_OPTIONS:-detect_stack_use_after_return=1:quarantine_size_mb=16}"
 export UBSAN_OPTIONS="${UBSAN_OPTIONS:-halt_on_error=1:print_stacktrace=1}"
 
+workers=${PYTEST_WORKERS:-$((4 * $(nproc)))}
 passed=0 failed=0 skipped=0
 scratch=$(mktemp -d) || exit 1
 trap 'rm -rf "$scratch"' EXIT
@@ -90,7 +92,7 @@ run_config() {
         one_test "config: ansible-playbook --syntax-check with ${inventory#ansible/}" with_ansible \
             ansible-playbook --syntax-check -i "${inventory#ansible/}" site.yml
     done
-    run_pytest config tests/config -n "${PYTEST_WORKERS:-2}" --dist loadscope
+    run_pytest config tests/config -n "$workers" --dist loadscope
 }
 
 # unit ---------------------------------------------------------------------------------------------
@@ -140,8 +142,8 @@ run_unit() {
 
 # The quick ones of the chaos tests are among them, and those of `make bench`.
 run_e2e() {
-    # A class shares one running stack, so it stays with one worker.
-    run_pytest e2e tests/e2e tests/chaos tests/bench -n "${PYTEST_WORKERS:-2}" --dist loadscope -m "not long"
+    run_pytest e2e tests/e2e tests/chaos tests/bench -n "$workers" --dist loadgroup --no-loadscope-reorder \
+        -m "not long"
 }
 
 # chaos: one at a time, because it measures how long things take.

@@ -16,7 +16,7 @@ import subprocess
 import uuid
 from pathlib import Path
 
-from stack import until
+from stack import program_name, until
 
 BOOT_S = 60
 COMMAND_S = 120
@@ -72,8 +72,7 @@ class Machine:
         pid = self.nspawn.pid
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         # Before its exec of systemd it is not in the namespaces yet.
-        init = [c for c in children if Path(f"/proc/{c}/comm").read_text().strip() == "systemd"]
-        return init[0] if init else None
+        return next((child for child in children if program_name(child) == "systemd"), None)
 
     def _is_up(self):
         # "degraded" (some unit of Debian's failed) is up too; what matters the tests ask for.

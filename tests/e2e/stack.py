@@ -136,6 +136,19 @@ def freeze(pid):
     os.waitid(os.P_PID, pid, os.WSTOPPED)
 
 
+def program_name(pid):
+    """What a process was started as, without its folder; "" when it is gone.
+
+    (Its `comm` is the name of the file: redis-check-rdb, where only Debian's redis-tools is there.)
+    """
+    try:
+        arguments = Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
+    except OSError:
+        return ""
+    # Redis writes more into its first argument, behind a space.
+    return Path(arguments.split("\0")[0].split(" ")[0]).name
+
+
 class Program:
     """One process of the stack; it can be started, stopped and started again."""
 

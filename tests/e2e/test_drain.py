@@ -327,7 +327,8 @@ class TestRedis:
             keys = stack.redis.call("KEYS", f"{KEY}:on:*")
             return sorted(user for key in keys for user in stack.redis.call("SMEMBERS", key))
 
-        assert online() == ["dev-stays", "dev-u0", "dev-u1", "dev-u2"]
+        everybody = ["dev-stays", "dev-u0", "dev-u1", "dev-u2"]
+        until("Redis has heard of all", lambda: online() == everybody)
         begin(broker)
         assert clients[0].close_code() == RESTART
         until("the first has left", lambda: "dev-u0" not in online())

@@ -23,6 +23,7 @@ from stack import (
     Port,
     http_request,
     open_socket,
+    program_name,
     until,
     unverified_tls,
 )
@@ -95,7 +96,7 @@ class Run:
         return http_request(("127.0.0.1", self.port), "GET", path)
 
     def processes(self):
-        """{pid: command} of all that was started by this run and is still there."""
+        """{pid: name} of all that was started by this run and is still there."""
         mark = f"TMPDIR={self.temporary}".encode()
         found = {}
         for proc in Path("/proc").iterdir():
@@ -107,13 +108,13 @@ class Run:
                     or mark in (proc / "environ").read_bytes()
                     or os.readlink(proc / "cwd").startswith(f"{self.temporary}/")
                 ):
-                    found[int(proc.name)] = (proc / "comm").read_text().strip()
+                    found[int(proc.name)] = program_name(proc.name)
             except OSError:
                 pass  # gone, or not ours
         return found
 
-    def pid_of(self, command):
-        return next(pid for pid, name in self.processes().items() if name == command)
+    def pid_of(self, program):
+        return next(pid for pid, name in self.processes().items() if name == program)
 
     def ops(self, broker, path):
         """The answer of a broker's OPS_LISTEN."""
