@@ -153,7 +153,9 @@ class TestCoreDumps:
         What may not be dumped may not be looked into by its own user either, nor by a root
         without any of root's powers.
         """
-        powerless = ["setpriv", "--inh-caps=-all", "--bounding-set=-all"] if os.geteuid() == 0 else []
+        powerless = (
+            ["setpriv", "--inh-caps=-all", "--bounding-set=-all"] if os.geteuid() == 0 else []
+        )
 
         def can_be_looked_into(program):
             look = [*powerless, "cat", f"/proc/{program.pid}/environ"]
