@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that a purpose needs: deps.sh build|run|stub|tls|check|test|fuzz|bench|deb|root|ansible|images ...
-# Says what it installs; uses sudo when not root.
+# Says what it installs; uses sudo when not root. deps.sh --list PURPOSE...: only prints their names.
 set -euo pipefail
 
 build=(gcc make pkgconf libc6-dev libwebsockets-dev libuv1-dev libjson-c-dev libcurl4-openssl-dev libssl-dev libfcgi-dev libhiredis-dev uthash-dev)
@@ -22,6 +22,8 @@ fail() {
     exit 1
 }
 
+list=
+[[ ${1-} != --list ]] || { list=1 && shift; }
 wanted=()
 for purpose in "$@"; do
     case $purpose in
@@ -53,6 +55,7 @@ for purpose in "$@"; do
     esac
 done
 
+[ -z "$list" ] || { printf '%s\n' "${wanted[@]}" && exit 0; }
 command -v dpkg-query >/dev/null || fail "this is not Debian; install by hand: ${wanted[*]}"
 
 missing=()

@@ -318,5 +318,9 @@ ${private_redis:+  redis    redis-cli -s $dir/redis.sock
 
 BANNER
 
-wait -n "${pids[@]}" 2>/dev/null || true # how it ended is told below, not by bash
-require_all_alive
+while :; do
+    require_all_alive
+    # How a part ended is told above, not by bash. One that ended just now may be no news to `wait`.
+    sleep 1 &
+    wait -n "${pids[@]}" $! 2>/dev/null || true
+done

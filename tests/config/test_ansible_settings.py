@@ -157,4 +157,5 @@ def try_redis(folder):
 
 
 def is_ready(log):
-    return "ready to accept connections" in log.read_text()
+    # Redis 7.2 and later begin the line with it.
+    return "ready to accept connections" in log.read_text().lower()

@@ -344,7 +344,7 @@ def test_a_part_that_dies_takes_the_others_along(run, program, name, line):
     assert up.wait() == 1
     assert up.complaints() == [f"run: {name} was killed by SIGKILL; its last lines:"]
     last = up.output().split("its last lines:\n")[1]
-    assert re.match(rf"(?s){name} \| .*{line}", last)
+    assert re.match(rf"(?is){name} \| .*{line}", last)
     up.assert_nothing_left()
 
 
