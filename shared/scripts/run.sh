@@ -321,6 +321,6 @@ BANNER
 while :; do
     require_all_alive
     # How a part ended is told above, not by bash. One that ended just now may be no news to `wait`.
-    sleep 1 &
+    sleep 1 >/dev/null 2>&1 &
     wait -n "${pids[@]}" $! 2>/dev/null || true
 done
