@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <cmocka.h>
+#include "tests/unit/cmocka.h"
 
 #include "shared/log.h"
 #include "tests/unit/http_stub.h"

@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <cmocka.h>
+#include "tests/unit/cmocka.h"
 
 #include "shared/status.h"
 #include "ws-broker/chatlog_redis.h"

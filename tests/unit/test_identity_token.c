@@ -11,7 +11,7 @@
 #include <string.h>
 #include <time.h>
 
-#include <cmocka.h>
+#include "tests/unit/cmocka.h"
 
 #include "shared/log.h"
 #include "shared/metrics.h"

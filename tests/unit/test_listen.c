@@ -8,7 +8,7 @@
 #include <string.h>
 
 #include <arpa/inet.h>
-#include <cmocka.h>
+#include "tests/unit/cmocka.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/socket.h>

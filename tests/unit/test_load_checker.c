@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include <cmocka.h>
+#include "tests/unit/cmocka.h"
 
 #include "tests/bench/load/checker.h"
 #include "tests/bench/load/wire.h"

@@ -4,7 +4,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include <cmocka.h>
+#include "tests/unit/cmocka.h"
 
 #include "tests/bench/load/histogram.h"
 

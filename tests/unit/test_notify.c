@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <cmocka.h>
+#include "tests/unit/cmocka.h"
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>

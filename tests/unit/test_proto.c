@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <cmocka.h>
+#include "tests/unit/cmocka.h"
 
 #include "tests/unit/secret_watch.h"
 #include "ws-broker/proto.h"

@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include <cmocka.h>
+#include "tests/unit/cmocka.h"
 
 #include "api-fcgi/route.h"
 #include "shared/version.h"

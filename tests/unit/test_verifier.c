@@ -9,7 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include <cmocka.h>
+#include "tests/unit/cmocka.h"
 
 #include "shared/log.h"
 #include "shared/status.h"
