@@ -117,12 +117,12 @@ static void fail(struct http_request *request, const char *error) {
 }
 
 static const char *error_text(CURL *easy, CURLcode result) {
-    long os_error = 0;
-    curl_off_t ready_us = 0;
+    long os_error = 0, sent = 0;
     switch (result) {
     case CURLE_OPERATION_TIMEDOUT:
-        curl_easy_getinfo(easy, CURLINFO_PRETRANSFER_TIME_T, &ready_us);
-        return ready_us ? "timeout" : "timeout while connecting";
+        /* Not a time of curl's: 8.21 gives them for a connection that never was. */
+        curl_easy_getinfo(easy, CURLINFO_REQUEST_SIZE, &sent);
+        return sent ? "timeout" : "timeout while connecting";
     case CURLE_COULDNT_CONNECT:
         curl_easy_getinfo(easy, CURLINFO_OS_ERRNO, &os_error);
         return os_error == ECONNREFUSED ? "connection refused" : "cannot connect";

@@ -489,6 +489,22 @@ static void a_connection_nobody_takes_is_a_timeout(void **state) {
     close(listener);
 }
 
+static void a_handshake_nobody_answers_is_a_timeout(void **state) {
+    struct outcome outcome = {0};
+    char url[64];
+    uint16_t port;
+    int listener = bound_socket(&port);
+
+    (void)state;
+    listen(listener, 1);
+    snprintf(url, sizeof(url), "https://127.0.0.1:%u/", port);
+    uv_update_time(&loop);
+    http_start(http, &(struct http_options){.url = url, .timeout_ms = 200}, on_answer, &outcome);
+    wait_until(has_ended, &outcome);
+    assert_error(&outcome, "timeout while connecting");
+    close(listener);
+}
+
 static void a_cut_connection(void **state) {
     struct outcome outcome = get("/cut");
 
@@ -830,6 +846,7 @@ int main(void) {
         HTTP_TEST(an_answer_counts_though_a_reset_follows),
         HTTP_TEST(a_slow_answer_is_a_timeout),
         HTTP_TEST(a_connection_nobody_takes_is_a_timeout),
+        HTTP_TEST(a_handshake_nobody_answers_is_a_timeout),
         HTTP_TEST(a_cut_connection),
         HTTP_TEST(a_refused_connection),
         HTTP_TEST(what_cannot_be_asked_is_refused_at_once),
