@@ -114,8 +114,8 @@ token: ## an access token for the account stub of `make run IDENTITY=heavenland`
 # Testing it ---------------------------------------------------------------------------------------------------------
 VENV := build/venv
 ANSIBLE := build/ansible/venv
-# HAProxy of Debian 12 and of 13, whichever this machine is.
-HAPROXYS := build/haproxy/12/haproxy build/haproxy/13/haproxy
+# HAProxy of Debian 12, of 13 and of what comes after, whichever this machine is.
+HAPROXYS := $(patsubst %,build/haproxy/%/haproxy,2.6 3.0 3.2 3.4)
 export HLCHAT_BUILD := $(BUILD)
 
 .PHONY: test
@@ -133,7 +133,7 @@ unit: ## only the unit tests
 	$(call with,check,unit-programs)
 	@tests/run.sh unit
 unit-programs: $(UNIT_TESTS) $(addprefix $(BUILD)/fuzz/,$(FUZZERS))
-test-config: ## what HAProxy 2.6 and 3.0, Ansible and Redis say of our configurations
+test-config: ## what HAProxy 2.6 to 3.4, Ansible and Redis say of our configurations
 	$(call with,test,programs $(VENV)/stamp $(ANSIBLE)/stamp $(HAPROXYS))
 	@tests/run.sh config
 e2e: ## only the end-to-end tests (PYTEST="-k history" for some)

@@ -1,4 +1,4 @@
-"""HAProxy as each Debian release has it; tests/config/haproxy.sh has unpacked them."""
+"""HAProxy as the Debian releases have it; tests/config/haproxy.sh has unpacked them."""
 
 import os
 
@@ -6,9 +6,9 @@ import pytest
 from stack import REPO
 
 
-@pytest.fixture(params=[12, 13], ids="Debian {}".format)
+@pytest.fixture(params=["2.6", "3.0", "3.2", "3.4"], ids="HAProxy {}".format)
 def haproxy(request, monkeypatch):
     """The one that is found for the time of the test."""
-    folder = REPO / "build" / "haproxy" / str(request.param)
+    folder = REPO / "build" / "haproxy" / request.param
     assert (folder / "haproxy").exists(), "run make test-config"
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")

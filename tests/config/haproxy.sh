@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# HAProxy of a Debian release, to ask what it says of a configuration: haproxy.sh 12|13 DIR
+# A version of HAProxy, to ask what it says of a configuration: haproxy.sh 2.6|3.0|3.2|3.4 DIR
 #
-# DIR/haproxy is that program, with the libraries of its release, for a machine of any release. Nothing is installed, so
-# this needs no root. The mirror, and what it takes to reach it, are those of this machine's apt.
+# DIR/haproxy is that program, with the libraries of its release of Debian, for a machine of any release. Nothing is
+# installed, so this needs no root. The mirror, and what it takes to reach it, are those of this machine's apt.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -11,15 +11,19 @@ fail() {
     exit 1
 }
 
-case ${1-} in
-12) suite=bookworm ;;
-13) suite=trixie ;;
-*) fail "Debian '${1-}' is not known (12, 13)" ;;
+version=${1-}
+case $version in
+2.6) suites=(bookworm) ;;
+3.0) suites=(trixie) ;;
+# What is not in a stable release moves on from the last of these to the first.
+3.2) suites=(forky sid) ;;
+3.4) suites=(forky sid experimental) ;;
+*) fail "HAProxy '$version' is not known (2.6, 3.0, 3.2, 3.4)" ;;
 esac
 dir=$PWD/${2:?}
 mirror=$(shared/scripts/debian-mirror.sh)
 
-echo "unpacking HAProxy of Debian $suite into $2"
+echo "unpacking HAProxy $version of Debian (${suites[*]}) into $2"
 rm -rf "$dir"
 mkdir -p "$dir/root"
 # An apt of its own, on which nothing is installed yet: it fetches the libraries too.
@@ -32,16 +36,17 @@ Dir "$apt";
 Dir::State::status "$apt/var/lib/dpkg/status";
 APT::Sandbox::User "root";
 CONF
-echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg target=Packages] $mirror $suite main" \
-    >"$apt/etc/apt/sources.list"
+for suite in "${suites[@]}"; do
+    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg target=Packages] $mirror $suite main"
+done >"$apt/etc/apt/sources.list"
 apt_get() {
     APT_CONFIG=$apt/apt.conf apt-get -q -o APT::Update::Error-Mode=any "$@" </dev/null >"$apt/log" 2>&1 || {
         tail -n 5 "$apt/log" >&2
-        fail "Debian $suite cannot be fetched from $mirror (apt's last lines are above)"
+        fail "HAProxy $version of Debian (${suites[*]}) cannot be fetched from $mirror (apt's last lines are above)"
     }
 }
 apt_get update
-apt_get -y --no-install-recommends --download-only install haproxy
+apt_get -y --no-install-recommends --download-only install "haproxy=$version.*"
 for package in "$apt"/var/cache/apt/archives/{haproxy,lib}*.deb; do
     dpkg-deb --extract "$package" "$dir/root"
 done
@@ -55,6 +60,6 @@ root=\${0%/*}/root
 exec "\$root/$loader" --library-path "\$root/usr/$libraries:\$root/$libraries" "\$root/usr/sbin/haproxy" "\$@"
 SH
 chmod +x "$dir/new"
-"$dir/new" -v >/dev/null || fail "HAProxy of Debian $suite does not run here"
+"$dir/new" -v >/dev/null || fail "HAProxy $version does not run here"
 rm -r "$apt"
 mv "$dir/new" "$dir/haproxy"
