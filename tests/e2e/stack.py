@@ -235,13 +235,17 @@ class Program:
 
     def _has_its_ports(self):
         """Whether it is this process that listens there, and not one that had the port before."""
+        return self._listens_on(self.pid) == list(self.ports)
+
+    def _listens_on(self, pid):
+        """Those of its ports that a process listens on."""
         listening = {}
         for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
             _, local, _, state, *_, inode = line.split()[:10]
             if state == "0A":
                 listening[int(local.partition(":")[2], 16)] = f"socket:[{inode}]"
-        mine = {os.readlink(fd) for fd in Path(f"/proc/{self.pid}/fd").iterdir()}
-        return all(listening.get(port.number) in mine for port in self.ports.values())
+        fds = {os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir()}
+        return [name for name, port in self.ports.items() if listening.get(port.number) in fds]
 
     @property
     def running(self):
@@ -506,6 +510,11 @@ class HAProxy(Program):
         assert program, "haproxy is not installed: run make deps"
         return program
 
+    @classmethod
+    def version(cls):
+        said = subprocess.check_output([cls.program(), "-v"], text=True)
+        return tuple(map(int, re.search(r"version (\d+)\.(\d+)", said).groups()))
+
     def command(self):
         master = ["-W", "-S", self._master] if self.stack.reload else []
         return [self.program(), *master, "-db", "-f", str(REPO / "haproxy" / "haproxy.cfg")]
@@ -535,10 +544,15 @@ class HAProxy(Program):
         before = set(self.workers())
         self.signal(signal.SIGUSR2)
         until("HAProxy has a new worker", lambda: set(self.workers()) - before)
-        until("it serves", self.is_ready)
+        until("it serves", self._probe)
 
     def _has_its_ports(self):
-        return self.workers() if self.stack.reload else super()._has_its_ports()
+        if not self.stack.reload:
+            return super()._has_its_ports()
+        # (From HAProxy 3.1 on the master tells of a worker that has not read its configuration yet,
+        # and the old one goes on listening until then.)
+        listening = [names for pid in self.workers() if (names := self._listens_on(pid))]
+        return listening == [list(self.ports)]
 
     def environment(self):
         ports = {name: port.number for name, port in self.ports.items()}
