@@ -53,7 +53,8 @@ struct redis {
     int64_t up_ms;     /* since when it is up */
     char told[128];    /* the reason that was logged last */
     struct redis_server server;
-    char version[24]; /* of Redis */
+    char version[24];        /* of Redis, or that a Valkey can stand in for */
+    char valkey_version[24]; /* "": it is no Valkey */
     char why[128];    /* it went down */
 
     uv_timer_t check; /* deadlines */
@@ -408,6 +409,8 @@ static void on_server_info(void *user, const struct redis_value *reply) {
         return;
     copy_field(redis_value_text(reply, NULL), "redis_version:", redis->version,
                sizeof(redis->version));
+    copy_field(redis_value_text(reply, NULL), "valkey_version:", redis->valkey_version,
+               sizeof(redis->valkey_version));
     copy_field(redis_value_text(reply, NULL), "run_id:", redis->server.run_id,
                sizeof(redis->server.run_id));
     if (strtol(redis->version, NULL, 10) < MAJOR_MIN) {
@@ -425,7 +428,11 @@ static void on_client_info(void *user, const struct redis_value *reply) {
     copy_field(text, " addr=", redis->server.client_addr, sizeof(redis->server.client_addr));
     redis->is_up = true;
     redis->up_ms = now_ms(redis);
-    log_info("redis", "up", log_str("link", redis->name), log_str("version", redis->version));
+    if (redis->valkey_version[0])
+        log_info("redis", "up", log_str("link", redis->name), log_str("version", redis->version),
+                 log_str("valkey_version", redis->valkey_version));
+    else
+        log_info("redis", "up", log_str("link", redis->name), log_str("version", redis->version));
     redis->events->on_up(redis->user);
 }
 

@@ -5,8 +5,12 @@ set -euo pipefail
 
 build=(gcc make pkgconf libc6-dev libwebsockets-dev libuv1-dev libjson-c-dev libcurl4-openssl-dev libssl-dev libfcgi-dev libhiredis-dev uthash-dev)
 run=(haproxy curl ca-certificates)
-# Not redis-server, which starts a service: see redis-server.sh.
-redis=(redis-tools)
+# Not redis-server, which starts a service: see redis-server.sh. Any that is there will do.
+redis=()
+"${BASH_SOURCE%/*}/redis-server.sh" --version >/dev/null 2>&1 || case ${STORE_PROGRAM-} in
+valkey-server) redis=(valkey-tools) ;;
+*) redis=(redis-tools) ;;
+esac
 stub=(python3 openssl) # of the account service: make run IDENTITY=heavenland
 tls=(openssl) # make run TLS=1
 check=(libcmocka-dev shellcheck git python3 python3-venv)

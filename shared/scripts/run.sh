@@ -2,7 +2,8 @@
 # Runs the whole chat as one foreground job: api-fcgi, BROKERS ws-brokers and HAProxy. This is what
 # `make run` starts when all is built. Settings reach every part through the environment.
 #
-# STORE=redis without a REDIS_URL: also a Redis of its own, whose chat is gone when it ends.
+# STORE=redis without a REDIS_URL: also a Redis of its own, whose chat is gone when it ends. With
+# STORE_PROGRAM=valkey-server it is a Valkey.
 # IDENTITY=heavenland without HEAVENLAND_API_URL adds a stub of the account service, on STUB_PORT
 # (default: the port after HTTP_PORT).
 # TLS=1 without a TLS_CERT: HTTPS on HTTPS_PORT (8443) with a certificate that signs itself.
@@ -296,6 +297,8 @@ dev) login='"token":"Anna"' ;;
 heavenland) login='"username":"hero","password":"password"' ;;
 *) login='"token":"..."' ;;
 esac
+redis_cli=redis-cli
+command -v redis-cli >/dev/null || redis_cli=valkey-cli
 accounts=
 [[ -z $stub ]] || accounts="
   accounts http://$stub is a stub, not the real service: tests/stub/account_api.py --help
@@ -311,7 +314,7 @@ cat <<BANNER
              {"action":"message","message":"Hello"}
              {"action":"history","limit":10}
   metrics  curl --unix-socket $dir/broker1-ops.sock http://broker/metrics$accounts
-${private_redis:+  redis    redis-cli -s $dir/redis.sock
+${private_redis:+  redis    $redis_cli -s $dir/redis.sock
              of this run alone: the chat is gone when it ends
 }
   Ctrl-C stops it.

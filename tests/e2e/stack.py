@@ -209,6 +209,7 @@ class Program:
         environment = {
             "PATH": os.environ["PATH"],
             "TZ": "America/St_Johns",  # timestamps must be UTC whatever the zone
+            **{k: v for k, v in os.environ.items() if k == "STORE_PROGRAM"},
             **{k: v for k, v in os.environ.items() if k.endswith("SAN_OPTIONS")},
             **self.environment(),
             **more,
@@ -374,9 +375,11 @@ class Api(Server):
 
 
 class Redis(Program):
-    """A private Redis. `config`: lines of redis.conf, {"maxmemory": "1mb"}, beside ours."""
+    """A private Redis, or a Valkey by STORE_PROGRAM. `config`: lines of redis.conf,
+    {"maxmemory": "1mb"}, beside ours."""
 
     port_names = ("port",)
+    cli = shutil.which("redis-cli") or shutil.which("valkey-cli")
 
     def __init__(self, stack, name, config=()):
         super().__init__(stack, name)

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 
 import pytest
-from stack import REPO, Port, Program, until
+from stack import REPO, Port, Program, Redis, until
 
 DOC = (REPO / "docs" / "redis.md").read_text()
 KEY = "chat:{main}"
@@ -37,7 +37,7 @@ def redis_cli(stack, line):
     assert program == "redis-cli"
     port = str(stack.redis.address()[1])
     done = subprocess.run(
-        [program, "-p", port, *words], check=True, capture_output=True, text=True, timeout=30
+        [Redis.cli, "-p", port, *words], check=True, capture_output=True, text=True, timeout=30
     )
     assert not re.match(r"\(error\)|ERR|WRONG", done.stdout), done.stdout
     return done.stdout

@@ -335,9 +335,7 @@ def test_a_backup_is_restored(front, tmp_path):
     for folder in (root / "etc/redis", root / "var/lib", bin_):
         folder.mkdir(parents=True)
     (root / "var/lib/redis").symlink_to(front.folder / master.name)
-    (bin_ / "redis-cli").write_text(
-        f'#!/bin/sh\nexec {shutil.which("redis-cli")} -p {master.address()[1]} "$@"\n'
-    )
+    (bin_ / "redis-cli").write_text(f'#!/bin/sh\nexec {Redis.cli} -p {master.address()[1]} "$@"\n')
     (bin_ / "redis-cli").chmod(0o755)
 
     def play(lines):

@@ -42,7 +42,9 @@ class Run:
         self._port = port or Port()
         self.port = self._port.number
         # Not what an outer make has put there, and nothing that is a setting.
-        keep = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LANG")}
+        keep = {
+            k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LANG", "STORE_PROGRAM")
+        }
         keep |= {k: v for k, v in os.environ.items() if k.endswith("SAN_OPTIONS")}
         settings = {"HTTP_PORT": self.port, **settings}
         self.url = f"http://127.0.0.1:{self.port}/"
@@ -114,7 +116,7 @@ class Run:
         return found
 
     def pid_of(self, program):
-        return next(pid for pid, name in self.processes().items() if name == program)
+        return next(pid for pid, name in self.processes().items() if re.fullmatch(program, name))
 
     def ops(self, broker, path):
         """The answer of a broker's OPS_LISTEN."""
@@ -282,7 +284,9 @@ class TestRedis:
             client.receive()
             assert len(client.history()) == 1
             client.close()
-            command = re.search(r"^  redis +(redis-cli -s .*)$", up.output(), re.MULTILINE)[1]
+            command = re.search(
+                r"^  redis +((?:redis|valkey)-cli -s .*)$", up.output(), re.MULTILINE
+            )[1]
             answer = subprocess.run(
                 [*command.split(), "XLEN", "chat:{main}"],
                 check=True, capture_output=True, text=True, timeout=30,
@@ -304,7 +308,7 @@ class TestRedis:
             until("Redis listens", (tmp_path / "redis.sock").exists)
             for earlier in (0, 1):
                 up = run(STORE="redis", REDIS_URL=url).wait_up()
-                assert "redis-server" not in up.processes().values()
+                assert not {"redis-server", "valkey-server"} & set(up.processes().values())
                 client = chat(up, "ann")
                 assert len(client.history()) == earlier
                 client.send("message", message="stays")
@@ -316,6 +320,80 @@ class TestRedis:
         finally:
             server.kill()
             server.wait()
+
+
+class TestStoreProgram:
+    """redis-server.sh and deps.sh, on a machine that has these programs alone."""
+
+    @staticmethod
+    def script(folder, installed, name, *words, **environment):
+        (folder / "id").write_text("#!/bin/sh\necho 1000\n")
+        (folder / "dpkg-query").write_text("#!/bin/sh\n")
+        for program in ("id", "dpkg-query"):
+            (folder / program).chmod(0o755)
+        for program in ("bash", "sed", "grep"):
+            (folder / program).symlink_to(shutil.which(program))
+        for program in installed:
+            (folder / program).symlink_to(shutil.which("bash"))
+        return subprocess.run(
+            [REPO / "shared" / "scripts" / name, *words],
+            env={"PATH": str(folder), **environment},
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+
+    @pytest.mark.parametrize(
+        ("installed", "wanted", "found"),
+        [
+            (["redis-server", "redis-check-rdb"], "", "redis-server"),
+            (["redis-check-rdb"], "", "redis-server"),
+            (["valkey-server", "valkey-check-rdb"], "", "valkey-server"),
+            (["valkey-check-rdb"], "", "valkey-server"),
+            (["valkey-check-rdb", "redis-check-rdb"], "", "redis-server"),
+            (["valkey-check-rdb", "redis-check-rdb"], "valkey-server", "valkey-server"),
+            (["redis-check-rdb"], "redis-server", "redis-server"),
+        ],
+        ids=str,
+    )
+    def test_what_is_there(self, tmp_path, installed, wanted, found):
+        started = self.script(
+            tmp_path, installed, "redis-server.sh", "-c", "echo $0", STORE_PROGRAM=wanted
+        )
+        assert (started.stdout, started.stderr) == (f"{found}\n", "")
+
+    @pytest.mark.parametrize(
+        ("installed", "wanted", "told"),
+        [
+            ([], "", "redis-server is not installed: make deps"),
+            (["redis-check-rdb"], "valkey-server", "valkey-server is not installed: make deps"),
+            (["valkey-server"], "redis-server", "redis-server is not installed: make deps"),
+            ([], "keydb", "STORE_PROGRAM is 'keydb': must be redis-server or valkey-server"),
+        ],
+        ids=str,
+    )
+    def test_what_is_not(self, tmp_path, installed, wanted, told):
+        started = self.script(tmp_path, installed, "redis-server.sh", STORE_PROGRAM=wanted)
+        assert (started.returncode, started.stderr) == (1, f"{told}\n")
+
+    @pytest.mark.parametrize(
+        ("installed", "wanted", "package"),
+        [
+            ([], "", ["redis-tools"]),
+            ([], "valkey-server", ["valkey-tools"]),
+            (["redis-check-rdb"], "valkey-server", ["valkey-tools"]),
+            (["redis-check-rdb"], "", []),
+            (["valkey-check-rdb"], "", []),
+        ],
+        ids=str,
+    )
+    def test_what_is_installed(self, tmp_path, installed, wanted, package):
+        asked = self.script(
+            tmp_path, installed, "deps.sh", "run", STORE="redis", STORE_PROGRAM=wanted
+        )
+        assert asked.returncode == 1
+        assert re.findall(r"\b(?:redis|valkey)\S*", asked.stderr) == package
 
 
 def test_a_port_in_use(run):
@@ -335,7 +413,7 @@ def test_a_port_in_use(run):
         ("api-fcgi", "api", " info "),
         ("ws-broker", "broker1", " info "),
         ("haproxy", "haproxy", " info "),
-        ("redis-server", "redis", "ready to accept connections"),
+        ("(redis|valkey)-server", "redis", "[Rr]eady to accept connections"),
     ],
 )
 def test_a_part_that_dies_takes_the_others_along(run, program, name, line):
