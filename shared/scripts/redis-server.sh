@@ -12,9 +12,12 @@ redis-server | valkey-server) names=("$STORE_PROGRAM") ;;
     exit 1
     ;;
 esac
+program=
 for name in "${names[@]}"; do
-    program=$(command -v "$name" || command -v "${name%server}check-rdb") || continue
-    exec -a "$name" "$program" "$@"
+    program=$(command -v "$name" || command -v "${name%server}check-rdb") && break
 done
-echo "${names[0]} is not installed: make deps" >&2
-exit 1
+[[ $program ]] || {
+    echo "${names[0]} is not installed: make deps" >&2
+    exit 1
+}
+exec -a "$name" "$program" "$@"
