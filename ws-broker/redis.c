@@ -55,7 +55,7 @@ struct redis {
     struct redis_server server;
     char version[24];        /* of Redis, or that a Valkey can stand in for */
     char valkey_version[24]; /* "": it is no Valkey */
-    char why[128];    /* it went down */
+    char why[128];           /* it went down */
 
     uv_timer_t check; /* deadlines */
     uv_timer_t pause; /* before the next attempt */

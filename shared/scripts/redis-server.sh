@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# redis-server or valkey-server: STORE_PROGRAM, else the first that is installed. Also where that is only Debian's
+# redis-server or valkey-server: what STORE_PROGRAM names, else the first that is installed. Also where that is only Debian's
 # redis-tools or valkey-tools: these packages have the program, as redis-check-rdb or valkey-check-rdb, and it goes by
 # the name it is called. The packages redis-server and valkey-server would add a service that starts at once, on port
 # 6379, which nobody asked for.

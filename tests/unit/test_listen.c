@@ -7,8 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <arpa/inet.h>
 #include "tests/unit/cmocka.h"
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/socket.h>
