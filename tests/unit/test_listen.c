@@ -7,13 +7,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "tests/unit/cmocka.h"
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#include "tests/unit/cmocka.h"
 
 #include "shared/listen.h"
 #include "shared/status.h"
