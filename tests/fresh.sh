@@ -94,7 +94,7 @@ in_root bash -euc '
     echo "fresh: make run"
     make run >/tmp/run 2>&1 &
     run=$!
-    until grep -q "Ctrl-C stops it" /tmp/run && curl --silent --fail --noproxy "*" "$url"; do
+    until grep -qs "Ctrl-C stops it" /tmp/run && curl --silent --fail --noproxy "*" "$url"; do
         ((SECONDS < 600)) && kill -0 "$run" 2>/dev/null || { cat /tmp/run; echo "fresh: make run did not come up" >&2; exit 1; }
         sleep 0.2
     done
