@@ -241,9 +241,12 @@ class Program:
     def _listens_on(self, pid):
         """Those of its ports that a process listens on."""
         listening = {}
-        for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-            _, local, _, state, *_, inode = line.split()[:10]
-            if state == "0A":
+        with open("/proc/net/tcp") as table:
+            next(table)
+            for line in table:
+                _, local, _, state, *_, inode = line.split()[:10]
+                if state != "0A":
+                    break  # Those that listen come first; the others are thousands, and slow.
                 listening[int(local.partition(":")[2], 16)] = f"socket:[{inode}]"
         fds = {os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir()}
         return [name for name, port in self.ports.items() if listening.get(port.number) in fds]
