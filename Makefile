@@ -45,16 +45,17 @@ CHATLOAD   := $(BUILD)/bench/chatload
 BENCH_PROGRAMS := $(CHATLOAD) $(BUILD)/bench/sendloop
 
 # A target that a person asks for installs first what it needs of Debian, and then makes the rest in a make of its own:
-# this one has asked pkg-config already.
+# this one has asked pkg-config already. It uses all cores unless a -j says otherwise.
+JOBS = $(if $(findstring -j,$(MAKEFLAGS)),,-j$(shell nproc))
 define with
 @shared/scripts/deps.sh $(1)
-@+$(MAKE) --no-print-directory --silent $(2)
+@+$(MAKE) --no-print-directory --silent $(JOBS) $(2)
 endef
 
 .PHONY: all programs
 all: ## install what is missing, build both programs into build/
 	@shared/scripts/deps.sh build
-	@+$(MAKE) --no-print-directory programs
+	@+$(MAKE) --no-print-directory $(JOBS) programs
 programs: $(PROGRAMS)
 
 $(SHARED_LIB): $(call objects,$(call sources,shared))

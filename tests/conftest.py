@@ -20,14 +20,17 @@ for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
 
 
 def pytest_collection_modifyitems(items):
-    """A class shares one running stack, so it stays with one worker; any other test is by itself.
+    """The tests of a class that use its stack stay with one worker; any other is by itself.
 
-    Those come first: the longest are among them, and would be waited for at the end.
+    Those others come first: the longest are among them, and would be waited for at the end.
     """
-    for item in items:
-        if item.cls:
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.rpartition("::")[0]))
-    items.sort(key=lambda item: item.cls is not None)
+
+    def shares(item):
+        return item.cls is not None and "stack" in item.fixturenames
+
+    for item in filter(shares, items):
+        item.add_marker(pytest.mark.xdist_group(item.nodeid.rpartition("::")[0]))
+    items.sort(key=shares)
 
 
 @pytest.fixture(scope="class")

@@ -21,7 +21,8 @@ PATH="$PWD/build/venv/bin:$PATH"
 export ASAN_OPTIONS="${ASAN_OPTIONS:-detect_stack_use_after_return=1:quarantine_size_mb=16}"
 export UBSAN_OPTIONS="${UBSAN_OPTIONS:-halt_on_error=1:print_stacktrace=1}"
 
-workers=${PYTEST_WORKERS:-$((4 * $(nproc)))}
+cores=$(nproc)
+workers=${PYTEST_WORKERS:-$((4 * cores))}
 passed=0 failed=0 skipped=0
 scratch=$(mktemp -d) || exit 1
 trap 'rm -rf "$scratch"' EXIT
@@ -54,13 +55,13 @@ sources() {
 }
 
 c_format() {
-    sources '*.c' '*.h' | xargs -d '\n' clang-format --dry-run -Werror
+    sources '*.c' '*.h' | xargs -d '\n' -n 20 -P "$cores" clang-format --dry-run -Werror
 }
 
 # Scripts are found by their first line, whatever they are called.
 shell_check() {
     sources . | xargs -d '\n' awk 'FNR == 1 && /^#!.*sh( |$)/ { print FILENAME } { nextfile }' |
-        xargs -d '\n' shellcheck
+        xargs -d '\n' -n 2 -P "$cores" shellcheck
 }
 
 # Each of these has a form that knows how large its buffer is, or reports what it could not read.
@@ -97,40 +98,52 @@ run_config() {
 
 # unit ---------------------------------------------------------------------------------------------
 
-# The numbers cmocka's summary gives for FAILED or SKIPPED, one line for each group of tests.
-cmocka_sum() { # word
-    sed -nE "s/^ *([0-9]+) $1 TEST\(S\).*/\1/p" "$scratch/stderr" |
-        awk '{ n += $1 } END { print n + 0 }'
+# cmocka tells what passed on stdout and the rest on stderr; together they would tear lines.
+unit_program() { # name
+    CMOCKA_MESSAGE_OUTPUT=stdout "$HLCHAT_BUILD/unit/$1" >"$scratch/$1.stdout" 2>"$scratch/$1.stderr"
+    echo $? >"$scratch/$1.status"
 }
 
-unit_program() { # name
-    local name=$1 status ok bad skip
-    # cmocka tells what passed on stdout and the rest on stderr; together they would tear lines.
-    CMOCKA_MESSAGE_OUTPUT=stdout "$HLCHAT_BUILD/unit/$name" >"$scratch/stdout" 2>"$scratch/stderr"
-    status=$?
-    ok=$(grep -c '^\[ *OK \]' "$scratch/stdout")
-    bad=$(cmocka_sum FAILED)
-    skip=$(cmocka_sum SKIPPED)
+# The numbers cmocka's summary gives for FAILED or SKIPPED, one line for each group of tests.
+cmocka_sum() { # word file
+    sed -nE "s/^ *([0-9]+) $1 TEST\(S\).*/\1/p" "$2" | awk '{ n += $1 } END { print n + 0 }'
+}
+
+unit_result() { # name
+    local name=$1 stdout=$scratch/$1.stdout stderr=$scratch/$1.stderr status ok bad skip
+    status=$(<"$scratch/$name.status")
+    ok=$(grep -c '^\[ *OK \]' "$stdout")
+    bad=$(cmocka_sum FAILED "$stderr")
+    skip=$(cmocka_sum SKIPPED "$stderr")
     # Crashed, found by a sanitizer, not built, or without a single test.
     if ((bad == 0 && (status != 0 || ok + skip == 0))); then
-        echo "exit status $status, $ok tests passed" >>"$scratch/stderr"
+        echo "exit status $status, $ok tests passed" >>"$stderr"
         bad=1
     fi
     if ((bad > 0)); then
         echo "not ok unit: $name"
-        sed 's/^/    /' "$scratch/stdout" "$scratch/stderr"
+        sed 's/^/    /' "$stdout" "$stderr"
     else
         echo "ok unit: $name ($ok tests)"
-        grep '^\[ *SKIPPED *\]' "$scratch/stdout" | sed 's/^/    /'
+        grep '^\[ *SKIPPED *\]' "$stdout" | sed 's/^/    /'
     fi
     count "$ok" "$bad" "$skip"
 }
 
 run_unit() {
-    local source name
+    local source name names=() running=0
     # By source, so that what an older build left behind is not run.
     for source in tests/unit/test_*.c; do
-        [[ -f $source ]] && unit_program "$(basename "$source" .c)"
+        [[ -f $source ]] && names+=("$(basename "$source" .c)")
+    done
+    # As many at once as there are cores; told in their order.
+    for name in "${names[@]}"; do
+        ((running++ < cores)) || wait -n
+        unit_program "$name" &
+    done
+    wait
+    for name in "${names[@]}"; do
+        unit_result "$name"
     done
     for source in tests/fuzz/fuzz_*.c; do
         name=$(basename "$source" .c)

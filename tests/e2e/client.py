@@ -110,7 +110,8 @@ class Client(Chat):
 
     def __init__(self, sock, path="/chat", **options):
         defaults = {"compression": None, "ping_interval": None, "proxy": None, "max_size": None}
-        options = {**defaults, **options}
+        # All that comes is taken in, or close() would wait behind it for the other side's close.
+        options = {**defaults, "max_queue": None, **options}
         self._open = contextlib.ExitStack()
         self._connection = self._open.enter_context(
             websockets_connect(f"ws://localhost{path}", sock=sock, **options)
