@@ -85,6 +85,8 @@ static const struct row rows[] = {
      "which chat: brokers of one name share it"},
     {"Chat", "HISTORY_LIMIT", BROKER, ROW_INT, MEMBER(history_limit), "100", 0, 1000, NULL,
      "newest messages a client can ask for"},
+    {"Chat", "HISTORY_MAX_BYTES", BROKER | LIVE, ROW_INT, MEMBER(history_max_bytes), "61440", 4096,
+     16777216, NULL, "longest history reply; one message at least"},
     {"Chat", "LOG_MAXLEN", BROKER, ROW_INT, MEMBER(log_maxlen), "10000", 100, 1000000, NULL,
      "messages the log keeps"},
     {"Login", "JWT_PUBLIC_KEY_FILE", BROKER | LIVE, ROW_TEXT, MEMBER(jwt_public_key_file), "", 1,

@@ -44,7 +44,8 @@ struct settings {
     struct redis_url redis_url; /* a secret */
     char *chat_name;
     int history_limit; /* messages */
-    int log_maxlen;    /* messages */
+    int history_max_bytes;
+    int log_maxlen; /* messages */
     int message_max_bytes;
     int frame_max_bytes;
     int rate_messages; /* per second and user; 0 = no limit */

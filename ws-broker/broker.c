@@ -449,6 +449,7 @@ static void set_limits(struct broker *broker) {
         chat->message_rate = (struct rate_limit){settings->rate_messages, settings->rate_burst};
         chat->frame_rate = (struct rate_limit){FRAME_RATE_FACTOR * settings->rate_messages,
                                                FRAME_RATE_FACTOR * settings->rate_burst};
+        chat->history_max_bytes = (size_t)settings->history_max_bytes;
         chat->login_timeout_ms = (int64_t)settings->login_timeout_s * 1000;
         chat->login_attempts = settings->login_attempts;
     }

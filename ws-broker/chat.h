@@ -48,6 +48,7 @@ struct chat {
 
     struct rate_limit frame_rate;   /* per connection */
     struct rate_limit message_rate; /* per user */
+    size_t history_max_bytes;       /* of a history reply */
     int64_t login_timeout_ms;
     int login_attempts;
     bool close_expired; /* TOKEN_EXPIRY=session */

@@ -14,8 +14,10 @@ enum proto_refusal handle_history(struct chat *chat, struct conn *conn,
     }
     size_t len = 0;
     /* The history holds no more than HISTORY_LIMIT, which clamps the request's limit. */
-    char *reply = history_reply(chat->history, request->history.limit, request->history.offset,
-                                FANOUT_REPLY_HEADROOM, &len);
+    struct history_part part = {.limit = request->history.limit,
+                                .offset = request->history.offset,
+                                .max_bytes = chat->history_max_bytes};
+    char *reply = history_reply(chat->history, &part, FANOUT_REPLY_HEADROOM, &len);
     chat_reply(chat, conn, reply, len);
     return REFUSED_NOT;
 }

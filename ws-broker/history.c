@@ -56,15 +56,17 @@ static const struct entry *entry_by_age(const struct history *history, size_t ag
     return &history->entries[(history->next + history->limit - 1 - age) % history->limit];
 }
 
-char *history_reply(const struct history *history, uint64_t limit, uint64_t offset, size_t headroom,
+char *history_reply(const struct history *history, const struct history_part *part, size_t headroom,
                     size_t *len) {
     static const char prefix[] = "{\"history\":[", suffix[] = "]}";
-    size_t first = offset < history->count ? (size_t)offset : history->count;
-    size_t end = limit < history->count - first ? first + (size_t)limit : history->count;
-
-    size_t total = sizeof(prefix) - 1 + sizeof(suffix) - 1 + (end > first ? end - first - 1 : 0);
-    for (size_t age = first; age < end; age++)
-        total += entry_by_age(history, age)->len;
+    size_t first = part->offset < history->count ? (size_t)part->offset : history->count;
+    size_t end = first, total = sizeof(prefix) - 1 + sizeof(suffix) - 1;
+    for (; end < history->count && end - first < part->limit; end++) {
+        size_t more = entry_by_age(history, end)->len + (end > first ? 1 : 0); /* and a comma */
+        if (end > first && total + more > part->max_bytes)
+            break;
+        total += more;
+    }
 
     char *reply = malloc(headroom + total);
     if (!reply)

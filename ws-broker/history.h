@@ -21,12 +21,18 @@ int history_append(struct history *history, const char *json, size_t len);
 /** Forgets all. */
 void history_clear(struct history *history);
 
+/** Which messages a reply is to hold. */
+struct history_part {
+    uint64_t limit;   /* messages at most */
+    uint64_t offset;  /* of the newest that are skipped */
+    size_t max_bytes; /* of the reply's text; but one message is in it, however long that is */
+};
+
 /**
- * The reply {"history":[...]}, newest first, with at most `limit` messages after skipping the
- * `offset` newest. It is malloc'ed with `headroom` unused bytes before it; `*len` is the text's
- * length without them. NULL: no memory.
+ * The reply {"history":[...]}, newest first. It is malloc'ed with `headroom` unused bytes before
+ * it; `*len` is the text's length without them. NULL: no memory.
  */
-char *history_reply(const struct history *history, uint64_t limit, uint64_t offset, size_t headroom,
+char *history_reply(const struct history *history, const struct history_part *part, size_t headroom,
                     size_t *len);
 
 #endif

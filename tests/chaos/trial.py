@@ -29,7 +29,8 @@ class Trial:
 
     def start(self, *, clients=100, talkers=20, per_second=1.0, detours=None, **stack):
         """A chat with so many clients and a while of load."""
-        settings = {"STORE": "redis", "RATE_MESSAGES": 0, "HISTORY_LIMIT": 1000, "brokers": 3}
+        settings = {"STORE": "redis", "RATE_MESSAGES": 0, "brokers": 3}
+        settings |= {"HISTORY_LIMIT": 1000, "HISTORY_MAX_BYTES": 1 << 20}
         self.stack = self._start_stack(**{**settings, "api": False, **stack})
         self.store = self.stack.redis  # the one that is left at the end
         self.relays = [broker.relay for broker in self.stack.brokers]

@@ -97,10 +97,55 @@ class TestEmptyHistory:
         client.ask("message", message="good")
         assert texts(client.history()) == ["good"]
 
-    def test_the_longest_history_there_is(self, start_stack):
-        client = start_stack(api=False, RATE_MESSAGES=0).connect("long")
-        say(client, ["\x01" * 2048] * 100)  # 12 KB each, escaped
-        assert texts(client.history(limit=100)) == ["\x01" * 2048] * 100
+
+def loud(number):
+    """The longest text there is: each byte is sent as six."""
+    return f"{number:03}" + "\x01" * 2045
+
+
+class TestLongHistory:
+    """100 of the longest messages: more than a client's library may take in one frame."""
+
+    SETTINGS = {"RATE_MESSAGES": 0, "api": False}
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def said(cls, stack):
+        client = stack.connect("loud")
+        return say(client, [loud(i) for i in range(100)])
+
+    @pytest.mark.parametrize("fields", [{}, {"limit": 100}, {"limit": 5}])
+    def test_as_many_of_the_newest_as_fit(self, stack, said, fields):
+        reader = stack.connect("reader")
+        reader.send("history", **fields)
+        frame = reader.receive_text()
+        assert frame == '{"history":[' + ",".join(said[:95:-1]) + "]}"
+        assert len(frame) <= 61440 < len(frame) + 1 + len(said[95])
+
+    def test_offset_goes_on_from_what_came(self, stack):
+        reader, whole = stack.connect("reader"), []
+        while part := reader.history(limit=100, offset=len(whole)):
+            whole += part
+        assert texts(whole) == [loud(i) for i in reversed(range(100))]
+
+    def test_limits_still_hold(self, stack):
+        reader = stack.connect("reader")
+        assert texts(reader.history(limit=3)) == [loud(i) for i in (99, 98, 97)]
+        assert texts(reader.history(limit=3, offset=98)) == [loud(i) for i in (1, 0)]
+        assert reader.history(limit=0) == []
+
+
+@pytest.mark.parametrize("store", ["memory", "redis"])
+class TestHistoryMaxBytes:
+    def test_one_message_is_longer_than_that(self, start_stack, store):
+        """A client that asks on by offset does not take that for the end."""
+        settings = {"STORE": store, "HISTORY_MAX_BYTES": 4096, "RATE_MESSAGES": 0, "api": False}
+        client = start_stack(**settings).connect("loud")
+        say(client, ["first", loud(1), "last", "very last"])
+        assert texts(client.history()) == ["very last", "last"]
+        assert texts(client.history(offset=2)) == [loud(1)]
+        assert texts(client.history(offset=3)) == ["first"]
+        assert client.history(offset=4) == []
 
 
 class TestHistoryLimitFive:

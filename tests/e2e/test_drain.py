@@ -154,7 +154,7 @@ class TestClosing:
         end(stack.broker, [lagging])
 
     def test_replies_that_wait_go_first(self, start_stack):
-        stack = start_stack(**BIG, haproxy=False)
+        stack = start_stack(**BIG, haproxy=False, HISTORY_MAX_BYTES=1 << 20)
         asker = stack.connect("asker", raw=True, direct=True, rcvbuf=4096)
         say(stack.connect("talker", direct=True), 30)
         asker.send("history", limit=30)  # half a megabyte

@@ -19,6 +19,7 @@ SETTINGS = {
     "STORE": "redis",
     "RATE_MESSAGES": 0,
     "HISTORY_LIMIT": 1000,
+    "HISTORY_MAX_BYTES": 1 << 20,
     "LOG_MAXLEN": 1000,
     "relays": True,
     "api": False,

@@ -207,6 +207,7 @@ static int make_chat(void **state) {
         .log = chatlog_memory_new(&events, &chat),
         .identity = identity_dev(),
         .admission = &admission,
+        .history_max_bytes = SIZE_MAX,
         .login_timeout_ms = LOGIN_TIMEOUT_MS,
         .login_attempts = LOGIN_ATTEMPTS,
         .time = {.now_ms = 1000, .unix_s = now_s},

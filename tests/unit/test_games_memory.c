@@ -134,6 +134,29 @@ static void test_old_games_are_forgotten(void **state) {
     assert_string_equal(ask(&end).error, "id: there is no such game");
 }
 
+/* docs/minigame.md says how long they can be: ten players, of the longest ids, each character of
+ * which is sent as two. */
+static void test_longest_frames(void **state) {
+    static char ids[MINIGAME_PLAYERS_MAX][IDENTITY_ID_MAX + 1];
+    struct minigame_place places[MINIGAME_PLAYERS_MAX];
+    const struct games_request end = {
+        .verb = GAMES_END, .number = 1, .places = places, .count = MINIGAME_PLAYERS_MAX};
+    (void)state;
+    for (int i = 0; i < MINIGAME_PLAYERS_MAX; i++) {
+        memset(ids[i], '"', IDENTITY_ID_MAX - 1);
+        ids[i][IDENTITY_ID_MAX - 1] = (char)('0' + i);
+        places[i] = (struct minigame_place){ids[i], i + 1};
+        users_enter(&online, ids[i], "nickname");
+    }
+    struct games_answer answer = ask(&(struct games_request){.verb = GAMES_ONLINE});
+    assert_int_equal(strlen(answer.text), 21 + 10 * (2 * IDENTITY_ID_MAX - 1 + 3) - 1);
+    free(answer.text);
+    assert_int_equal(start(10), GAMES_DONE);
+    told[0] = '\0';
+    assert_int_equal(ask(&end).status, GAMES_DONE);
+    assert_in_range(strlen(told), 2048, 4096 - 200); /* balances may have 18 digits more each */
+}
+
 /* It was started: only that nobody could be told. */
 static void test_a_start_that_could_not_be_told(void **state) {
     (void)state;
@@ -199,6 +222,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_grid, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_a_full_log_changes_nothing, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_old_games_are_forgotten, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_longest_frames, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_a_start_that_could_not_be_told, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_who_has_left_plays_no_more, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_everybody_plays_sometimes_and_not_always, set_up,

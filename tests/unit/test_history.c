@@ -35,7 +35,8 @@ static void check_reply(const struct history *history, uint64_t limit, uint64_t 
     snprintf(want + used, sizeof(want) - used, "]}");
 
     for (size_t headroom = 0; headroom <= 48; headroom += 48) {
-        char *reply = history_reply(history, limit, offset, headroom, &len);
+        const struct history_part part = {limit, offset, SIZE_MAX};
+        char *reply = history_reply(history, &part, headroom, &len);
         assert_non_null(reply);
         assert_int_equal(len, strlen(want));
         assert_memory_equal(reply + headroom, want, len);
@@ -113,10 +114,51 @@ static void test_long_run(void **state) {
     for (int i = 1; i <= 3; i++)
         assert_int_equal(history_append(history, json, (size_t)i), CHAT_OK);
     size_t len = 0;
-    char *reply = history_reply(history, 9, 0, 0, &len);
+    char *reply = history_reply(history, &(struct history_part){9, 0, SIZE_MAX}, 0, &len);
     assert_int_equal(len, strlen("{\"history\":[xxx,xx,x]}"));
     assert_memory_equal(reply, "{\"history\":[xxx,xx,x]}", len);
     free(reply);
+    history_free(history);
+}
+
+/* As many of the newest as fit, to the byte; and one, so that whoever asks on by offset gets on. */
+static void test_bytes(void **state) {
+    static const struct {
+        size_t max_bytes;
+        uint64_t limit, offset;
+        const char *want;
+    } cases[] = {
+        {27, 9, 0, "{\"history\":[1,22,333,4444]}"},
+        {26, 9, 0, "{\"history\":[1,22,333]}"},
+        {22, 9, 0, "{\"history\":[1,22,333]}"},
+        {21, 9, 0, "{\"history\":[1,22]}"},
+        {18, 9, 0, "{\"history\":[1,22]}"},
+        {17, 9, 0, "{\"history\":[1]}"},
+        {15, 9, 0, "{\"history\":[1]}"},
+        {0, 9, 0, "{\"history\":[1]}"},
+        {0, 0, 0, "{\"history\":[]}"},
+        {17, 9, 2, "{\"history\":[333]}"},
+        {20, 9, 1, "{\"history\":[22,333]}"},
+        {19, 9, 1, "{\"history\":[22]}"},
+        {0, 9, 3, "{\"history\":[4444]}"},
+        {0, 9, 4, "{\"history\":[]}"},
+        {27, 2, 0, "{\"history\":[1,22]}"},
+    };
+    static const char *const oldest_first[] = {"4444", "333", "22", "1"};
+    struct history *history = history_new(5);
+    (void)state;
+    for (size_t i = 0; i < 4; i++)
+        assert_int_equal(history_append(history, oldest_first[i], strlen(oldest_first[i])),
+                         CHAT_OK);
+    for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+        const struct history_part part = {cases[i].limit, cases[i].offset, cases[i].max_bytes};
+        size_t len = 0;
+        char *reply = history_reply(history, &part, 0, &len);
+        assert_non_null(reply);
+        if (len != strlen(cases[i].want) || memcmp(reply, cases[i].want, len) != 0)
+            fail_msg("case %zu: %.*s", i, (int)len, reply);
+        free(reply);
+    }
     history_free(history);
 }
 
@@ -137,6 +179,7 @@ int main(void) {
         cmocka_unit_test(test_empty),     cmocka_unit_test(test_keeps_none),
         cmocka_unit_test(test_keeps_one), cmocka_unit_test(test_parts),
         cmocka_unit_test(test_long_run),  cmocka_unit_test(test_text_is_copied),
+        cmocka_unit_test(test_bytes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

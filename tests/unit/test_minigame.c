@@ -130,12 +130,29 @@ static void test_events(void **state) {
     free(one);
 }
 
+/* docs/minigame.md says how long it can be. */
+static void test_longest_events(void **state) {
+    struct minigame game = {.number = 999999999999999,
+                            .prepared_at = 9999999999,
+                            .offset_s = MINIGAME_SECONDS_MAX,
+                            .count = MINIGAME_PLAYERS_MAX};
+    (void)state;
+    for (size_t i = 0; i < game.count; i++) {
+        memset(game.players[i].id, '"', IDENTITY_ID_MAX);
+        memset(game.players[i].nickname, '"', IDENTITY_NICKNAME_MAX);
+    }
+    char *text = minigame_events(&game);
+    assert_in_range(strlen(text), 4096, 8192);
+    free(text);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_payout_table), cmocka_unit_test(test_all_of_the_pool_is_paid),
-        cmocka_unit_test(test_money),        cmocka_unit_test(test_repeats),
-        cmocka_unit_test(test_numbers),      cmocka_unit_test(test_back_on_the_grid),
-        cmocka_unit_test(test_payout_lines), cmocka_unit_test(test_events),
+        cmocka_unit_test(test_payout_table),   cmocka_unit_test(test_all_of_the_pool_is_paid),
+        cmocka_unit_test(test_money),          cmocka_unit_test(test_repeats),
+        cmocka_unit_test(test_numbers),        cmocka_unit_test(test_back_on_the_grid),
+        cmocka_unit_test(test_payout_lines),   cmocka_unit_test(test_events),
+        cmocka_unit_test(test_longest_events),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

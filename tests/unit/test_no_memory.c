@@ -160,7 +160,7 @@ static void try_history(void) {
     if (history) {
         int status = history_append(history, "{}", 2);
         assert_int_equal(status, failed ? CHAT_ENOMEM : CHAT_OK);
-        char *reply = history_reply(history, 1, 0, 0, &len);
+        char *reply = history_reply(history, &(struct history_part){1, 0, SIZE_MAX}, 0, &len);
         if (reply) {
             const char *expected = status == CHAT_OK ? "{\"history\":[{}]}" : "{\"history\":[]}";
             assert_int_equal(len, strlen(expected));

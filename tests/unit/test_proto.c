@@ -533,6 +533,30 @@ static void test_message_json_by_length(void **state) {
                   "{\"user_id\":\"1\",\"timestamp\":0,\"message\":\"hi\",\"nickname\":\"n\"}");
 }
 
+/* docs/protocol.md says how long a message and an error can be. An id and a nickname have no
+ * control characters. */
+static void test_longest_frames(void **state) {
+    char text[MESSAGE_MAX + 1] = "", channel[PROTO_CHANNEL_MAX + 1] = "",
+                            name[IDENTITY_ID_MAX + 1] = "", error[PROTO_ERROR_MAX] = "";
+    struct proto_message message = {.user_id = name,
+                                    .timestamp = 9999999999,
+                                    .text = text,
+                                    .text_len = MESSAGE_MAX,
+                                    .channel = channel,
+                                    .nickname = name};
+    size_t len = 0;
+    (void)state;
+    memset(text, 1, MESSAGE_MAX);
+    memset(channel, 1, PROTO_CHANNEL_MAX);
+    memset(name, '"', IDENTITY_ID_MAX);
+    memset(error, '"', PROTO_ERROR_MAX - 1);
+    assert_int_equal(IDENTITY_ID_MAX, IDENTITY_NICKNAME_MAX);
+    assert_non_null(proto_message_json(proto, &message, &len));
+    assert_int_equal(len, 6 * MESSAGE_MAX + 973);
+    free(proto_error_reply(error, 0, &len));
+    assert_int_equal(len, 522);
+}
+
 /* What one client sends is what all receive, whatever the escapes it came with. */
 static void test_message_comes_through(void **state) {
     static const char text[] = "{\"action\":\"message\",\"message\":\"\\ud83c\\udfae \\/ \\u0022\","
@@ -650,6 +674,7 @@ int main(void) {
         cmocka_unit_test(test_requests),
         cmocka_unit_test(test_requests_of_game_servers),
         cmocka_unit_test(test_longest_leaderboard),
+        cmocka_unit_test(test_longest_frames),
         cmocka_unit_test(test_cut_anywhere),
         cmocka_unit_test(test_deep_nesting),
         cmocka_unit_test(test_ceilings_of_credentials),

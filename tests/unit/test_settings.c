@@ -122,6 +122,7 @@ static void defaults_are_those_of_the_design(void **state) {
     assert_int_equal(settings->identity, IDENTITY_DEV);
     assert_string_equal(settings->chat_name, "main");
     assert_int_equal(settings->history_limit, 100);
+    assert_int_equal(settings->history_max_bytes, 61440);
     assert_int_equal(settings->log_maxlen, 10000);
     assert_int_equal(settings->message_max_bytes, 2048);
     assert_int_equal(settings->frame_max_bytes, 16384);
@@ -146,6 +147,7 @@ static void ranges_hold_at_their_ends(void **state) {
         const char *with; /* what the other end of the range needs */
     } cases[] = {
         {"HISTORY_LIMIT", 0, 1000, NULL},
+        {"HISTORY_MAX_BYTES", 4096, 16777216, NULL},
         {"LOG_MAXLEN", 100, 1000000, NULL},
         {"MESSAGE_MAX_BYTES", 1, 16384, "FRAME_MAX_BYTES=131072"},
         {"FRAME_MAX_BYTES", 1024, 131072, "MESSAGE_MAX_BYTES=1"},
