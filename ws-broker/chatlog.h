@@ -82,12 +82,12 @@ static inline bool chatlog_is_settled(const struct chatlog *log) {
     return log->ops->is_settled(log);
 }
 
-/** Stands for all that appends from here have stored until now. */
+/** A place in the log, behind all that appends from here have stored until now. */
 static inline uint64_t chatlog_mark(const struct chatlog *log) {
     return log->ops->mark(log);
 }
 
-/** Whether all of that has come back by on_entry(). */
+/** Whether all in front of that place has come by on_entry(). */
 static inline bool chatlog_is_heard(const struct chatlog *log, uint64_t mark) {
     return log->ops->is_heard(log, mark);
 }

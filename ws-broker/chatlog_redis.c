@@ -38,6 +38,7 @@ enum {
     ID_TEXT_MAX = 48,
     EPOCH_MAX = 48,
     REASON_MAX = 128,
+    MARK_SEQ_BITS = 20,
 };
 
 #define ID_FORMAT "%" PRIu64 "-%" PRIu64
@@ -75,6 +76,7 @@ struct append {
 /* An entry that was read and waits to be handed on. */
 struct waiting {
     struct waiting *prev, *next;
+    struct stream_id id;
     bool is_new;     /* not known from before a re-reading */
     bool was_reread; /* came by the one that is under way */
     uint64_t number; /* of the append, if it is ours; else 0 */
@@ -117,6 +119,7 @@ struct redis_log {
         refused_for[REASON_MAX]; /* the reason that was logged last; "": a write has worked since */
     uint64_t last_number, last_stored;
     uint64_t last_heard;             /* the newest of ours that was handed on */
+    struct stream_id last_stored_as; /* where the newest of ours that is stored stands */
     struct redis_server last_server; /* of the connection before */
     struct stream_id looked_up_to;
     int64_t wrote_ms; /* when a write of ours last worked */
@@ -128,6 +131,7 @@ struct redis_log {
     struct seen *seen;
     struct json_tokener *tokener;
     struct stream_id cursor; /* the newest entry read */
+    struct stream_id handed; /* the newest entry handed on */
     bool is_asking;          /* a read or an audit is under way */
     bool is_loaded;
     bool is_following_well; /* the last read or audit had no error */
@@ -392,8 +396,10 @@ static int failure_of(const struct append *append) {
 }
 
 static void note_stored(struct redis_log *log, const struct append *append) {
-    if (!append->is_again && append->number > log->last_stored)
-        log->last_stored = append->number;
+    if (append->is_again || append->number <= log->last_stored)
+        return;
+    log->last_stored = append->number;
+    log->last_stored_as = append->stored_as;
 }
 
 /* What was refused is sent again, unless something behind it was stored meanwhile: then its place
@@ -463,10 +469,10 @@ static void on_added(void *user, const struct redis_value *reply) {
     if (!reply) {
         append->state = APPEND_UNCERTAIN;
     } else if (redis_value_type(reply) == REDIS_TEXT) {
+        read_id(redis_value_text(reply, NULL), &append->stored_as);
         note_stored(log, append);
         log->wrote_ms = now_ms(log);
         log->refused_for[0] = '\0';
-        read_id(redis_value_text(reply, NULL), &append->stored_as);
         settle(log, append, CHAT_OK);
     } else {
         on_refused(log, append, reply);
@@ -740,11 +746,12 @@ static bool is_message(const struct redis_log *log, const char *json, size_t len
     return is_object;
 }
 
-static int queue_entry(struct redis_log *log, const char *key, const char *json, size_t len,
-                       bool is_new) {
+static int queue_entry(struct redis_log *log, struct stream_id id, const char *key,
+                       const char *json, size_t len, bool is_new) {
     struct waiting *waiting = malloc(sizeof(*waiting) + len);
     if (!waiting)
         return CHAT_ENOMEM;
+    waiting->id = id;
     waiting->is_new = is_new;
     waiting->number = own_number(log, key);
     waiting->was_reread = log->is_rereading;
@@ -798,7 +805,7 @@ static int take_message(struct redis_log *log, const struct redis_value *entry,
         log->metrics->repeats.value++;
         return CHAT_OK;
     }
-    int status = queue_entry(log, key, json, len, !is_known);
+    int status = queue_entry(log, id, key, json, len, !is_known);
     if (status == CHAT_OK && is_known) {
         trim_known(log);
     } else if (status == CHAT_OK) {
@@ -1206,6 +1213,7 @@ static bool redis_turn(struct chatlog *base, size_t max_bytes) {
         handed += waiting->len;
         if (waiting->number > log->last_heard)
             log->last_heard = waiting->number;
+        log->handed = waiting->id;
         log->events->on_entry(log->user, waiting->json, waiting->len, waiting->is_new);
         free(waiting);
     }
@@ -1263,12 +1271,25 @@ static bool redis_is_settled(const struct chatlog *base) {
     return !((const struct redis_log *)base)->appends;
 }
 
-static uint64_t redis_mark(const struct chatlog *base) {
-    return ((const struct redis_log *)base)->last_stored;
+/* An id in one number; those of one millisecond beyond the millionth are one. */
+static uint64_t mark_of(struct stream_id id) {
+    const uint64_t most = (1 << MARK_SEQ_BITS) - 1;
+    return id.ms << MARK_SEQ_BITS | (id.seq < most ? id.seq : most);
 }
 
+uint64_t chatlog_redis_mark(const char *id) {
+    struct stream_id stored_as;
+    return read_id(id, &stored_as) ? mark_of(stored_as) : 0;
+}
+
+static uint64_t redis_mark(const struct chatlog *base) {
+    return mark_of(((const struct redis_log *)base)->last_stored_as);
+}
+
+/* Of what was read, repeats and what is known are not handed on. */
 static bool redis_is_heard(const struct chatlog *base, uint64_t mark) {
-    return ((const struct redis_log *)base)->last_heard >= mark;
+    const struct redis_log *log = (const struct redis_log *)base;
+    return mark_of(log->waiting ? log->handed : log->cursor) >= mark;
 }
 
 static void redis_log_stop(struct chatlog *base) {

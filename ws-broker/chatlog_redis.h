@@ -48,6 +48,10 @@ struct chatlog *chatlog_redis_new(const struct chatlog_redis_options *options, u
 /** 16 hexadecimal digits that name this process in Redis; good until the log is freed. */
 const char *chatlog_redis_nonce(struct chatlog *log);
 
+/** The mark (chatlog.h) behind the entry with this id, of a stream that others write to, too; 0: it
+ * is no id. */
+uint64_t chatlog_redis_mark(const char *id);
+
 /** The connection that publishes, for what else this broker writes (presence.h); it is not always
  * up. */
 struct redis *chatlog_redis_publisher(struct chatlog *log);

@@ -51,6 +51,7 @@ struct games_answer {
     enum games_verb verb;
     enum games_status status;
     const char *error; /* unless done: for a person; good until return */
+    uint64_t told;     /* when done: the log's mark behind what the group was told; 0: nothing */
     char *text;        /* GAMES_ONLINE, GAMES_NEWEST when done: JSON, NUL-terminated; free() it */
 };
 

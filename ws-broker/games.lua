@@ -18,10 +18,10 @@ local time = redis.call('TIME')
 local now_s = tonumber(time[1])
 local now_ms = now_s * 1000 + math.floor(time[2] / 1000)
 
-local told = 0
+local told, told_as = 0, nil
 local function tell(frame)
     told = told + 1
-    redis.call('XADD', log, 'MAXLEN', '~', log_maxlen, '*', 'k', name .. '-' .. told, 'm', frame)
+    told_as = redis.call('XADD', log, 'MAXLEN', '~', log_maxlen, '*', 'k', name .. '-' .. told, 'm', frame)
 end
 
 -- Some of the users online, each as likely as any other, as {id, nickname, id, nickname, ...}.
@@ -236,6 +236,10 @@ if saved then
     return cjson.decode(saved)
 end
 local reply = answer[verb]()
+-- Where what was told stands in the log.
+if changes[verb] and reply[1] == 'done' then
+    reply[2] = told_as
+end
 if changes[verb] and not reply.err then
     redis.call('SET', saved_answer, cjson.encode(reply), 'PX', 60000)
 end

@@ -258,6 +258,7 @@ static bool memory_ask(struct games *base, const struct games_request *request, 
     (void)tag;
     *answer = decide(memory_games(base), request);
     answer->verb = request->verb;
+    answer->told = answer->text ? 0 : chatlog_mark(memory_games(base)->log);
     return true;
 }
 

@@ -14,6 +14,7 @@
 
 #include "shared/log.h"
 #include "shared/status.h"
+#include "ws-broker/chatlog_redis.h"
 #include "ws-broker/games.h"
 #include "ws-broker/redis.h"
 
@@ -252,6 +253,8 @@ static struct games_answer answer_of(enum games_verb verb, const struct redis_va
         answer.text = verb == GAMES_ONLINE ? online_players(reply) : newest_game(reply);
         answer.status = answer.text ? GAMES_DONE : GAMES_UNAVAILABLE;
         answer.error = "the games are unavailable: try again";
+    } else {
+        answer.told = chatlog_redis_mark(redis_value_text(redis_value_at(reply, 1), NULL));
     }
     return answer;
 }

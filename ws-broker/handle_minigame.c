@@ -36,6 +36,10 @@ enum proto_refusal handle_games_answer(struct chat *chat, struct conn *conn,
         snprintf(error, PROTO_ERROR_MAX, "%s", answer->error);
         return answer->status == GAMES_REFUSED ? REFUSED_MINIGAME : REFUSED_UNAVAILABLE;
     }
+    if (answer->told) {
+        conn->stored = answer->told;
+        conn->stored_ms = chat->time.now_ms;
+    }
     if (!answer->text)
         return REFUSED_NOT;
     if (fanout_replies_full(chat->fanout)) {

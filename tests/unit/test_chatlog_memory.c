@@ -132,6 +132,23 @@ static void test_turn_is_bounded(void **state) {
     check_told(owner, "xxxxxxxxxx +5 ");
 }
 
+/* A mark is behind what was appended before it. */
+static void test_marks(void **state) {
+    struct owner *owner = *state;
+    uint64_t before = chatlog_mark(owner->log);
+    assert_true(chatlog_is_heard(owner->log, before));
+    assert_int_equal(append(owner, "a", 1), CHAT_OK);
+    assert_int_equal(append(owner, "b", 1), CHAT_OK);
+    uint64_t both = chatlog_mark(owner->log);
+    assert_int_equal(append(owner, "c", 1), CHAT_OK);
+    assert_true(chatlog_turn(owner->log, 1));
+    assert_true(chatlog_is_heard(owner->log, before));
+    assert_false(chatlog_is_heard(owner->log, both));
+    assert_true(chatlog_turn(owner->log, 1));
+    assert_true(chatlog_is_heard(owner->log, both));
+    assert_false(chatlog_is_heard(owner->log, chatlog_mark(owner->log)));
+}
+
 static void test_queue_of_entries_is_full(void **state) {
     struct owner *owner = *state;
     for (int i = 0; i < CHATLOG_QUEUE_ENTRIES; i++)
@@ -174,6 +191,7 @@ int main(void) {
         LOG_TEST(test_pending_each_time),
         LOG_TEST(test_text_is_copied),
         LOG_TEST(test_turn_is_bounded),
+        LOG_TEST(test_marks),
         LOG_TEST(test_queue_of_entries_is_full),
         LOG_TEST(test_queue_of_bytes_is_full),
         LOG_TEST(test_freed_with_entries),

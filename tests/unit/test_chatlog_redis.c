@@ -305,8 +305,43 @@ static void test_stored_again_among_new_ones(void **state) {
     stop(log, &loop);
 }
 
+/* A mark is a place in the stream, whoever wrote there; it is heard when all in front of it has
+ * been handed on. */
+static void test_marks(void **state) {
+    uv_loop_t loop;
+    (void)state;
+    struct chatlog *log = start(&loop);
+    answer_no_stream();
+    assert_true(chatlog_is_heard(log, chatlog_mark(log)));
+    assert_int_equal(chatlog_append(log, "{\"m\":1}", 7, 11), CHAT_OK);
+    answer(&links[0], "XADD", &TEXT("5-0"));
+    uint64_t own = chatlog_mark(log), script = chatlog_redis_mark("5-1");
+    assert_int_equal(own, chatlog_redis_mark("5-0"));
+    assert_true(own < script && script < chatlog_redis_mark("6-0"));
+    assert_int_equal(chatlog_redis_mark(""), 0);
+    assert_true(chatlog_redis_mark("5-99999999999") < chatlog_redis_mark("6-0"));
+    assert_false(chatlog_is_heard(log, own));
+
+    chatlog_turn(log, SIZE_MAX); /* asks for more */
+    const struct redis_value entries =
+        LIST(ENTRY("5-0", "k-1", "{\"m\":1}"), ENTRY("5-1", "k-2", "{\"m\":2}"),
+             ENTRY("6-0", "k-1", "{\"m\":1}")); /* a repeat, which is not handed on */
+    const struct redis_value reply = LIST(LIST(TEXT("chat:{main}"), entries));
+    await(&loop, &links[1], "XREAD");
+    answer(&links[1], "XREAD", &reply);
+    assert_false(chatlog_is_heard(log, own));
+    assert_true(chatlog_turn(log, 1));
+    assert_true(chatlog_is_heard(log, own));
+    assert_false(chatlog_is_heard(log, script));
+    assert_false(chatlog_turn(log, 1));
+    assert_true(chatlog_is_heard(log, chatlog_redis_mark("6-0")));
+    assert_false(chatlog_is_heard(log, chatlog_redis_mark("6-1")));
+    stop(log, &loop);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_no_memory),
-                                       cmocka_unit_test(test_stored_again_among_new_ones)};
+                                       cmocka_unit_test(test_stored_again_among_new_ones),
+                                       cmocka_unit_test(test_marks)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
