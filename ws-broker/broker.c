@@ -12,7 +12,9 @@
  *     fanout_turn_end ─> ws_sink write ─> lws_write ─> each client's socket: all that it misses
  *
  * A reply goes dispatch_text ─> chat_reply ─> fanout_reply and leaves in the same sequence; a
- * choked client goes on in fanout_writable.
+ * choked client goes on in fanout_writable. What has to wait for the answers to earlier requests of
+ * its connection goes dispatch_text ─> chat_hold, and on at the end of a turn, behind chatlog_turn:
+ * chat_turn ─> dispatch_backlog.
  *
  * Game servers on /minigame have the same way with a log of their own, but what goes into it is
  * decided elsewhere: dispatch_text ─> handle_minigame ─> games_ask ─> games.lua in Redis.
@@ -135,7 +137,8 @@ static void register_metrics(struct metrics *metrics) {
 
 static struct chat *chat_now(struct chat *chat) {
     const struct broker *broker = chat->user;
-    chat->time = (struct chat_time){(int64_t)uv_now(&broker->loop), (int64_t)time(NULL)};
+    chat->time.now_ms = (int64_t)uv_now(&broker->loop);
+    chat->time.unix_s = (int64_t)time(NULL);
     return chat;
 }
 
@@ -196,6 +199,11 @@ static void on_ops_accept(void *user, int fd) {
 
 static void close_conn(void *user, struct conn *conn, int code) {
     ws_close(((struct broker *)user)->ws, conn, code);
+}
+
+static void set_conn_reading(void *user, struct conn *conn, bool on) {
+    (void)user;
+    ws_set_reading(conn, on);
 }
 
 /* ---- what comes up from the log -------------------------------------------------------------- */
@@ -279,6 +287,7 @@ static void on_turn_end(uv_check_t *check) {
     for (size_t i = 0; i < broker->chat_count; i++) {
         struct chat *chat = broker->chats[i];
         more = chatlog_turn(chat->log, fanout_room(chat->fanout)) || more;
+        more = (chat->waiting && chat_turn(chat_now(chat))) || more;
         int64_t chat_due_ms = fanout_turn_end(chat->fanout, (int64_t)uv_now(&broker->loop));
         more = more || chat_due_ms == FANOUT_AGAIN;
         if (chat_due_ms > 0 && (due_ms < 0 || chat_due_ms < due_ms))
@@ -320,9 +329,11 @@ static void on_tick(uv_timer_t *timer) {
     static const struct conns_overdue overdue = {on_login_timeout, on_expired, on_ping, on_silent};
     struct broker *broker = timer->data;
     int64_t now_ms = (int64_t)uv_now(&broker->loop);
-    for (size_t i = 0; i < broker->chat_count; i++)
+    for (size_t i = 0; i < broker->chat_count; i++) {
         conns_tick(&broker->chats[i]->conns, now_ms, (int64_t)time(NULL),
                    (int64_t)broker->settings->ping_interval_s * 1000, &overdue, broker);
+        chat_tick(broker->chats[i]);
+    }
     identity_tick(broker->chat.identity);
     if (broker->chat.presence)
         presence_tick(broker->chat.presence, now_ms);
@@ -549,6 +560,7 @@ static int make_chat(struct broker *broker, struct chat *chat, enum proto_side s
     broker->chats[broker->chat_count++] = chat;
     chat->user = broker;
     chat->close = close_conn;
+    chat->set_reading = set_conn_reading;
     chat->admission = &broker->admission;
     chat->proto = proto_new(side, (size_t)settings->message_max_bytes);
     chat->fanout = fanout_new(is_players ? FANOUT_RING_BYTES : GROUP_RING_BYTES,

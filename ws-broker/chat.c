@@ -1,6 +1,8 @@
 #include "ws-broker/chat.h"
 
 #include <stdio.h>
+#include <string.h>
+#include <utlist.h>
 
 #include "shared/log.h"
 #include "shared/status.h"
@@ -10,15 +12,19 @@
 #include "ws-broker/fanout.h"
 #include "ws-broker/presence.h"
 
-enum { HEAR_MS = 5000 }; /* who is dismissed waits for its own messages as long as for an error */
+enum { HEAR_MS = 5000 }; /* one's own messages are waited for as long as for an error */
 
 static struct metric messages = {.name = "hlchat_messages_total",
                                  .help = "Messages of the chat that this broker has followed"};
 static struct metric refusals[REFUSED_COUNT];
+static struct metric held_bytes = {.name = "hlchat_held_request_bytes",
+                                   .help = "Bytes of requests that wait for earlier ones' answers",
+                                   .type = METRIC_GAUGE};
 
 void chat_register_metrics(struct metrics *metrics) {
     static char labels[REFUSED_COUNT][40];
     metrics_register(metrics, &messages);
+    metrics_register(metrics, &held_bytes);
     for (int i = REFUSED_NOT + 1; i < REFUSED_COUNT; i++) {
         snprintf(labels[i], sizeof(labels[i]), "reason=\"%s\"",
                  proto_refusal_name((enum proto_refusal)i));
@@ -29,13 +35,84 @@ void chat_register_metrics(struct metrics *metrics) {
     }
 }
 
+/* ---- what waits ------------------------------------------------------------------------------ */
+
+bool chat_has_heard(const struct chat *chat, const struct conn *conn) {
+    return chatlog_is_heard(chat->log, conn->stored) ||
+           chat->time.now_ms - conn->stored_ms >= HEAR_MS;
+}
+
+bool chat_is_quiet(const struct chat *chat, const struct conn *conn) {
+    return !conn->login_pending && conn->appends == 0 && conn->games_pending == 0 &&
+           chat_has_heard(chat, conn);
+}
+
+/* A login's answer makes its backlog go on; before that there is no use in looking at it. */
+static void list_waiting(struct chat *chat, struct conn *conn) {
+    bool is_waiting = conn->backlog.first && !conn->login_pending;
+    if (is_waiting && !conn->is_waiting)
+        DL_APPEND2(chat->waiting, conn, prev_waiting, next_waiting);
+    else if (!is_waiting && conn->is_waiting)
+        DL_DELETE2(chat->waiting, conn, prev_waiting, next_waiting);
+    conn->is_waiting = is_waiting;
+}
+
+/* After a change of the backlog, which had so many bytes before. */
+static void account_backlog(struct chat *chat, struct conn *conn, size_t before) {
+    size_t bytes = conn->backlog.bytes;
+    chat->backlog_bytes += bytes - before;
+    held_bytes.value += bytes - before;
+    list_waiting(chat, conn);
+    bool stop = bytes > (conn->is_unread ? BACKLOG_PAUSE / 2 : BACKLOG_PAUSE) ||
+                (bytes > 0 && chat->backlog_bytes >= BACKLOG_TOTAL);
+    if (stop == conn->is_unread || conn->state == CONN_CLOSING)
+        return;
+    conn->is_unread = stop;
+    chat->set_reading(chat->user, conn, !stop);
+}
+
+void chat_drop_held(struct chat *chat, struct conn *conn) {
+    size_t before = conn->backlog.bytes;
+    backlog_pop(&conn->backlog);
+    account_backlog(chat, conn, before);
+}
+
+static void close_without_memory(struct chat *chat, struct conn *conn) {
+    log_error("chat", "no_memory", log_int("conn", (int64_t)conn->id));
+    chat->close(chat->user, conn, CLOSE_INTERNAL);
+}
+
+void chat_hold(struct chat *chat, struct conn *conn, const struct backlog_item *item,
+               const char *text) {
+    size_t before = conn->backlog.bytes;
+    if (backlog_add(&conn->backlog, item, text) == CHAT_OK)
+        account_backlog(chat, conn, before);
+    else
+        close_without_memory(chat, conn);
+}
+
+void chat_hold_first(struct chat *chat, struct conn *conn, const struct backlog_item *item,
+                     const char *text) {
+    size_t before = conn->backlog.bytes;
+    if (backlog_add_first(&conn->backlog, item, text) == CHAT_OK)
+        account_backlog(chat, conn, before);
+    else
+        close_without_memory(chat, conn);
+}
+
+/* ---- who is here ----------------------------------------------------------------------------- */
+
 void chat_open(struct chat *chat, struct conn *conn) {
     conn->login_deadline_ms = chat->time.now_ms + chat->login_timeout_ms;
     conns_add(&chat->conns, conn);
 }
 
 void chat_gone(struct chat *chat, struct conn *conn) {
+    size_t held = conn->backlog.bytes;
     fanout_drop(chat->fanout, &conn->out);
+    backlog_clear(&conn->backlog);
+    conn->state = CONN_CLOSING;
+    account_backlog(chat, conn, held);
     conns_remove(&chat->conns, conn);
     if (conn->is_guess)
         admission_guess_end(chat->admission, &conn->address, true);
@@ -48,14 +125,8 @@ void chat_gone(struct chat *chat, struct conn *conn) {
     conn->user = NULL;
 }
 
-static bool has_heard_itself(const struct chat *chat, const struct conn *conn) {
-    return chatlog_is_heard(chat->log, conn->stored) ||
-           chat->time.now_ms - conn->stored_ms >= HEAR_MS;
-}
-
 static void close_if_answered(struct chat *chat, struct conn *conn) {
-    if (conn->dismissed && !conn->login_pending && conn->appends == 0 && conn->games_pending == 0 &&
-        has_heard_itself(chat, conn))
+    if (conn->dismissed && !conn->backlog.first && chat_is_quiet(chat, conn))
         chat->close(chat->user, conn, conn->dismissed);
 }
 
@@ -90,8 +161,7 @@ size_t chat_dismiss_some(struct chat *chat, size_t most, int code) {
 
 void chat_reply(struct chat *chat, struct conn *conn, char *buffer, size_t len) {
     if (!buffer) {
-        log_error("chat", "no_memory", log_int("conn", (int64_t)conn->id));
-        chat->close(chat->user, conn, CLOSE_INTERNAL);
+        close_without_memory(chat, conn);
         return;
     }
     fanout_reply(chat->fanout, &conn->out, buffer, len);
@@ -116,6 +186,39 @@ void chat_refuse(struct chat *chat, struct conn *conn, enum proto_refusal refusa
         chat->close(chat->user, conn, CLOSE_ERRORS);
 }
 
+void chat_refuse_late(struct chat *chat, struct conn *conn, enum proto_refusal refusal,
+                      const char *text) {
+    const struct backlog_item *first = conn->backlog.first;
+    struct backlog_item item = {.kind = BACKLOG_FAILURE, .refusal = refusal, .len = strlen(text)};
+    if (chat_has_heard(chat, conn) && !(first && first->kind == BACKLOG_FAILURE))
+        chat_refuse(chat, conn, refusal, text);
+    else
+        chat_hold(chat, conn, &item, text);
+}
+
+bool chat_turn(struct chat *chat) {
+    struct conn *conn, *next;
+    if (!chat->waiting || !chat->has_news)
+        return false;
+    chat->has_news = false;
+    DL_FOREACH_SAFE2(chat->waiting, conn, next, next_waiting) {
+        dispatch_backlog(chat, conn);
+        close_if_answered(chat, conn);
+    }
+    return true;
+}
+
+void chat_tick(struct chat *chat) {
+    chat->has_news = true; /* time has passed */
+}
+
+/* Its login or its request is answered: what is behind that may go on. */
+static void answered(struct chat *chat, struct conn *conn) {
+    list_waiting(chat, conn);
+    chat->has_news = true;
+    close_if_answered(chat, conn);
+}
+
 void chat_identified(struct chat *chat, uint64_t conn_id, const struct identity_answer *answer) {
     char error[PROTO_ERROR_MAX];
     struct conn *conn = conns_find(&chat->conns, conn_id);
@@ -126,7 +229,7 @@ void chat_identified(struct chat *chat, uint64_t conn_id, const struct identity_
         chat_refuse(chat, conn, refusal, error);
     else
         conn->errors_in_row = 0;
-    close_if_answered(chat, conn);
+    answered(chat, conn);
 }
 
 void chat_games_answered(struct chat *chat, uint64_t conn_id, const struct games_answer *answer) {
@@ -137,9 +240,10 @@ void chat_games_answered(struct chat *chat, uint64_t conn_id, const struct games
     conn->games_pending--;
     enum proto_refusal refusal = handle_games_answer(chat, conn, answer, error);
     if (refusal)
-        chat_refuse(chat, conn, refusal, error);
+        chat_refuse_late(chat, conn, refusal, error);
     else
         conn->errors_in_row = 0;
+    answered(chat, conn);
 }
 
 void chat_appended(struct chat *chat, uint64_t conn_id, int status) {
@@ -147,21 +251,25 @@ void chat_appended(struct chat *chat, uint64_t conn_id, int status) {
     if (!conn)
         return;
     conn->appends--;
-    conn->stored = chatlog_mark(chat->log);
-    conn->stored_ms = chat->time.now_ms;
+    if (status == CHAT_OK) {
+        conn->stored = chatlog_mark(chat->log);
+        conn->stored_ms = chat->time.now_ms;
+    }
     if (conn->state == CONN_CLOSING)
         return;
     if (status != CHAT_OK)
-        chat_refuse(chat, conn, REFUSED_UNAVAILABLE,
-                    status == CHAT_EUNCERTAIN
-                        ? "not confirmed: the message may still appear, once"
-                        : "the chat is unavailable: the message was not sent, try again");
+        chat_refuse_late(chat, conn, REFUSED_UNAVAILABLE,
+                         status == CHAT_EUNCERTAIN
+                             ? "not confirmed: the message may still appear, once"
+                             : "the chat is unavailable: the message was not sent, try again");
+    chat->has_news = true;
     close_if_answered(chat, conn);
 }
 
 void chat_entry(struct chat *chat, const char *json, size_t len, bool is_new) {
     if (history_append(chat->history, json, len) != CHAT_OK)
         log_error("chat", "history_lost_entry", log_str("error", "no memory"));
+    chat->has_news = true;
     if (!is_new)
         return;
     if (!chat->games)

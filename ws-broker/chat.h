@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 #include "shared/metrics.h"
+#include "ws-broker/backlog.h"
 #include "ws-broker/chatlog.h"
 #include "ws-broker/conns.h"
 #include "ws-broker/history.h"
@@ -32,6 +33,7 @@ struct presence;
 struct chat_time {
     int64_t now_ms; /* of a clock that does not go back */
     int64_t unix_s;
+    int64_t came_ms; /* when the frame that is being handled came: it may have waited */
 };
 
 struct chat {
@@ -55,11 +57,17 @@ struct chat {
 
     uint64_t losses; /* how often the log has lost entries */
 
+    struct conn *waiting; /* connections with a backlog, but for those that wait for a login */
+    bool has_news;        /* for them, maybe */
+    size_t backlog_bytes; /* of all */
+
     struct chat_time time; /* of the event that is being handled */
 
     /** Closes the connection politely: queued replies first. It may not be gone on return, but gets
      * no more texts. */
     void (*close)(void *user, struct conn *conn, int code);
+    /** Stops or resumes reading from it. */
+    void (*set_reading)(void *user, struct conn *conn, bool on);
     void *user;
 };
 
@@ -82,9 +90,32 @@ size_t chat_dismiss_some(struct chat *chat, size_t most, int code);
  * towards PROTO_ERROR_LIMIT, which closes. */
 void chat_refuse(struct chat *chat, struct conn *conn, enum proto_refusal refusal,
                  const char *text);
+/** The same for a request that was begun, whose answer has come now: not before the messages of
+ * this client that were stored before. */
+void chat_refuse_late(struct chat *chat, struct conn *conn, enum proto_refusal refusal,
+                      const char *text);
 /** Sends a reply made behind FANOUT_REPLY_HEADROOM bytes; NULL (no memory) closes the connection: a
  * reply is never left out in silence. */
 void chat_reply(struct chat *chat, struct conn *conn, char *buffer, size_t len);
+
+/** Whether the client's messages that are stored have been broadcast to it, or should have been 5 s
+ * ago. */
+bool chat_has_heard(const struct chat *chat, const struct conn *conn);
+/** Whether that is so and all of its requests have ended: an answer made now is in its place. */
+bool chat_is_quiet(const struct chat *chat, const struct conn *conn);
+/** Keeps what is not to be done or sent before that, at the end of the backlog or in front; for
+ * dispatch_backlog(). */
+void chat_hold(struct chat *chat, struct conn *conn, const struct backlog_item *item,
+               const char *text);
+void chat_hold_first(struct chat *chat, struct conn *conn, const struct backlog_item *item,
+                     const char *text);
+/** Forgets the first of it. */
+void chat_drop_held(struct chat *chat, struct conn *conn);
+/** Goes on with the backlogs whose turn has come. Call at the end of each loop turn, behind
+ * chatlog_turn(). True: something was done. */
+bool chat_turn(struct chat *chat);
+/** Call about once a second. */
+void chat_tick(struct chat *chat);
 
 /** The answer to a login that was not answered at once; see identity.h. */
 void chat_identified(struct chat *chat, uint64_t conn_id, const struct identity_answer *answer);

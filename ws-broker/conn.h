@@ -14,6 +14,7 @@
 #include <uthash.h>
 
 #include "shared/address.h"
+#include "ws-broker/backlog.h"
 #include "ws-broker/fanout.h"
 #include "ws-broker/rate.h"
 
@@ -31,9 +32,12 @@ struct conn {
     enum conn_state state;
     bool is_guess;      /* the pending login is counted by admission_guess_begin() */
     bool login_pending; /* its identity is being found out */
+    bool is_waiting;    /* in its chat's list of those with a backlog */
+    bool is_unread;     /* nothing is read from it: its backlog is full */
+    uint8_t lane;       /* of the request that was begun last; see dispatch.c */
     uint16_t dismissed; /* a close code: it is closed with that once it has its answers; 0: no */
     uint32_t appends;   /* its messages that are being stored */
-    uint64_t stored;    /* the log's mark when one last was, */
+    uint64_t stored;    /* the log's mark behind what it last had stored, */
     int64_t stored_ms;  /* and when that was */
     uint8_t pings_unanswered;
     uint16_t errors_in_row;
@@ -48,6 +52,8 @@ struct conn {
     int64_t next_ping_ms;
     int64_t expires_at; /* unix seconds; 0: its token is not looked at again */
     struct fanout_client out;
+    struct backlog backlog;
+    struct conn *prev_waiting, *next_waiting;
 
     char *_partial; /* a message of which only some fragments are here */
     size_t _partial_len, _partial_room;

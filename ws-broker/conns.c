@@ -48,6 +48,8 @@ void conns_tick(struct conns *conns, int64_t now_ms, int64_t now_s, int64_t ping
         if (now_ms < conn->next_ping_ms)
             continue;
         conn->next_ping_ms = now_ms + ping_interval_ms;
+        if (conn->is_unread) /* it may have answered */
+            conn->pings_unanswered = 0;
         if (conn->pings_unanswered >= PINGS_UNANSWERED_MAX) {
             overdue->on_silent(user, conn);
             continue;

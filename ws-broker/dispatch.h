@@ -17,8 +17,12 @@ struct games_answer;
 struct metrics;
 struct conn;
 
-/** Handles one text frame of a client. The connection may be closing on return, but is not gone. */
+/** Handles one text frame of a client, or holds it back until its turn has come. The connection may
+ * be closing on return, but is not gone. */
 void dispatch_text(struct chat *chat, struct conn *conn, const char *text, size_t len);
+
+/** Goes on with what was held back, as far as its turn has come. */
+void dispatch_backlog(struct chat *chat, struct conn *conn);
 
 /** Does what was asked; REFUSED_NOT, or why not with `error` filled. `request` is borrowed. */
 typedef enum proto_refusal (*handler_fn)(struct chat *chat, struct conn *conn,

@@ -104,10 +104,6 @@ enum proto_refusal handle_login(struct chat *chat, struct conn *conn,
         snprintf(error, PROTO_ERROR_MAX, "the chat is starting: try again");
         return REFUSED_UNAVAILABLE;
     }
-    if (conn->login_pending) {
-        snprintf(error, PROTO_ERROR_MAX, "a login is in progress");
-        return REFUSED_LOGIN;
-    }
     int64_t wait_s = admission_login_wait_s(chat->admission, &conn->address, chat->time.now_ms);
     if (wait_s > 0 && admission_is_guessing(chat->admission, &conn->address)) {
         /* They may all be right. */

@@ -8,7 +8,8 @@
 enum proto_refusal handle_message(struct chat *chat, struct conn *conn,
                                   const struct proto_request *request,
                                   char error[PROTO_ERROR_MAX]) {
-    int64_t wait_ms = rate_take(&conn->user->messages, &chat->message_rate, chat->time.now_ms);
+    int64_t wait_ms = rate_take_late(&conn->user->messages, &chat->message_rate, chat->time.came_ms,
+                                     chat->time.now_ms);
     if (wait_ms > 0) {
         dispatch_rate_error(error, "too many messages, this one was not sent", wait_ms);
         return REFUSED_RATE;

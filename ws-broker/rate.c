@@ -28,6 +28,15 @@ int64_t rate_take(struct rate *rate, const struct rate_limit *limit, int64_t now
     return 0;
 }
 
+int64_t rate_take_late(struct rate *rate, const struct rate_limit *limit, int64_t came_ms,
+                       int64_t now_ms) {
+    int64_t at_ms = came_ms > rate->_at_ms ? came_ms : rate->_at_ms; /* it does not go back */
+    int64_t wait_ms = rate_take(rate, limit, at_ms);
+    if (wait_ms == 0)
+        return 0;
+    return wait_ms > now_ms - at_ms ? wait_ms - (now_ms - at_ms) : 1;
+}
+
 void rate_give_back(struct rate *rate) {
     rate->_spent_milli = rate->_spent_milli > TOKEN ? rate->_spent_milli - TOKEN : 0;
 }

@@ -24,6 +24,11 @@ struct rate {
  * taken. */
 int64_t rate_take(struct rate *rate, const struct rate_limit *limit, int64_t now_ms);
 
+/** As rate_take(), for what came at `came_ms` and is looked at only now: what was slow enough when
+ * it was sent is not too fast because it waited. */
+int64_t rate_take_late(struct rate *rate, const struct rate_limit *limit, int64_t came_ms,
+                       int64_t now_ms);
+
 /** The milliseconds until one could be taken, 0: now. Takes nothing. */
 int64_t rate_wait(const struct rate *rate, const struct rate_limit *limit, int64_t now_ms);
 

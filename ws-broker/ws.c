@@ -26,6 +26,9 @@ enum {
     CLOSE_CHECK_MS = 100,
 };
 
+/* Why nothing is read from a connection; a bit set. */
+enum paused { PAUSED_REPLIES = 1, PAUSED_REQUESTS = 2 };
+
 enum closing { CLOSING_NOT = 0, CLOSING_FLUSH = 1, CLOSING_REPLY = 2 };
 
 /* A plain request that waits for ws_answer(). */
@@ -46,6 +49,7 @@ struct session {
     struct pending *pending; /* a plain request that is answered later */
     bool is_known;           /* what on_request said of it */
     bool is_open;
+    unsigned paused; /* enum paused */
     enum closing closing;
     int close_code;
     int64_t close_deadline_ms;
@@ -112,12 +116,32 @@ static void on_close_timer(uv_timer_t *timer) {
         check_closing_in(ws, CLOSE_CHECK_MS);
 }
 
+/* ---- reading --------------------------------------------------------------------------------- */
+
+static void set_reading(struct session *session, enum paused why, bool on) {
+    unsigned paused = on ? session->paused & ~(unsigned)why : session->paused | (unsigned)why;
+    bool changes = !paused != !session->paused;
+    session->paused = paused;
+    if (!changes)
+        return;
+    lws_rx_flow_control(session->wsi, !paused);
+    /* Input that the library holds back is looked at after the next I/O only: see to it that there
+     * is some. */
+    if (!paused)
+        lws_cancel_service(session->ws->context);
+}
+
+void ws_set_reading(struct conn *conn, bool on) {
+    set_reading(session_of(conn), PAUSED_REQUESTS, on);
+}
+
 void ws_close(struct ws *ws, struct conn *conn, int code) {
     struct session *session = session_of(conn);
     if (session->closing)
         return;
     conn->state = CONN_CLOSING;
     fanout_end(session->fanout, &conn->out);
+    ws_set_reading(conn, true); /* its answer to the close frame */
     session->closing = CLOSING_FLUSH;
     session->close_code = code;
     session->close_deadline_ms = (int64_t)uv_now(ws->loop) + CLOSE_FLUSH_MS;
@@ -146,12 +170,7 @@ static void sink_want_writable(void *peer) {
 }
 
 static void sink_set_reading(void *peer, bool on) {
-    struct session *session = session_of(peer);
-    lws_rx_flow_control(session->wsi, on);
-    /* Input that the library holds back is looked at after the next I/O only: see to it that there
-     * is some. */
-    if (on)
-        lws_cancel_service(session->ws->context);
+    set_reading(session_of(peer), PAUSED_REPLIES, on);
 }
 
 static void sink_on_slow(void *peer) {

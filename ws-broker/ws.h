@@ -84,6 +84,10 @@ void ws_adopt(struct ws *ws, enum ws_side side, int fd);
  */
 void ws_close(struct ws *ws, struct conn *conn, int code);
 
+/** Stops or resumes reading from it, for a reason other than that its replies wait (fanout.h); a
+ * closing one is read again. */
+void ws_set_reading(struct conn *conn, bool on);
+
 /** The answer to a request that was to get it later; if it has gone, nothing happens. */
 void ws_answer(struct ws *ws, uint64_t request_id, const struct endpoint_answer *answer);
 

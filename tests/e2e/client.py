@@ -238,6 +238,11 @@ class RawClient(Chat):
     def send_text(self, text):
         self.send_frame(TEXT, text.encode() if isinstance(text, str) else text)
 
+    def send_at_once(self, *frames):
+        """Several frames in one write: texts, or requests as dicts."""
+        texts = [frame if isinstance(frame, str) else json.dumps(frame) for frame in frames]
+        self.send_bytes(b"".join(frame_bytes(TEXT, text.encode()) for text in texts))
+
     # reading
 
     def _read(self, timeout=TIMEOUT_S):

@@ -185,6 +185,23 @@ static void test_pings(void **state) {
     conns_remove(&conns, &conn[1]);
 }
 
+/* While nothing is read of one it may answer as it likes. */
+static void test_pings_to_the_unread(void **state) {
+    struct conns conns = {0};
+    struct conn conn[2];
+    (void)state;
+    make_two(&conns, conn);
+    conn[1].is_unread = true;
+    check_tick(&conns, 25000, "ping:1 ping:2 ");
+    check_tick(&conns, 50000, "ping:1 ping:2 ");
+    check_tick(&conns, 75000, "silent:1 ping:2 ");
+    conn[1].is_unread = false;
+    check_tick(&conns, 100000, "ping:2 ");
+    check_tick(&conns, 125000, "silent:2 ");
+    conns_remove(&conns, &conn[0]);
+    conns_remove(&conns, &conn[1]);
+}
+
 /* An answer at any time between gives two more intervals. */
 static void test_answered_pings_go_on(void **state) {
     struct conns conns = {0};
@@ -216,10 +233,15 @@ static void test_late_tick(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_found_by_id),   cmocka_unit_test(test_each),
-        cmocka_unit_test(test_many),          cmocka_unit_test(test_login_deadline),
-        cmocka_unit_test(test_login_pending), cmocka_unit_test(test_expiry),
-        cmocka_unit_test(test_pings),         cmocka_unit_test(test_answered_pings_go_on),
+        cmocka_unit_test(test_found_by_id),
+        cmocka_unit_test(test_each),
+        cmocka_unit_test(test_many),
+        cmocka_unit_test(test_login_deadline),
+        cmocka_unit_test(test_login_pending),
+        cmocka_unit_test(test_expiry),
+        cmocka_unit_test(test_pings),
+        cmocka_unit_test(test_pings_to_the_unread),
+        cmocka_unit_test(test_answered_pings_go_on),
         cmocka_unit_test(test_late_tick),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -30,7 +30,7 @@ struct client {
     struct conn conn;
     char *got; /* bytes of frames */
     size_t len, heard;
-    bool choked;
+    bool choked, unread;
     int close_code;
 };
 
@@ -80,6 +80,13 @@ static void close_conn(void *user, struct conn *conn, int code) {
         client->close_code = code;
     conn->state = CONN_CLOSING;
     fanout_end(chat.fanout, &conn->out);
+}
+
+static void set_conn_reading(void *user, struct conn *conn, bool on) {
+    struct client *client = (struct client *)(void *)conn;
+    assert_ptr_equal(user, &chat);
+    assert_true(client->unread == on); /* only changes are told */
+    client->unread = !on;
 }
 
 static void on_entry(void *user, const char *json, size_t len, bool is_new) {
@@ -212,6 +219,7 @@ static int make_chat(void **state) {
         .login_attempts = LOGIN_ATTEMPTS,
         .time = {.now_ms = 1000, .unix_s = now_s},
         .close = close_conn,
+        .set_reading = set_conn_reading,
         .user = &chat,
     };
     for (unsigned i = 0; i < CLIENTS; i++)
@@ -252,9 +260,10 @@ static void say(struct client *client, const char *text) {
 /* The end of a loop turn, and as many more as it takes until nothing is pending. */
 static void turn(void) {
     bool more;
-    do
+    do {
         more = chatlog_turn(chat.log, fanout_room(chat.fanout));
-    while (fanout_turn_end(chat.fanout, chat.time.now_ms) != FANOUT_QUIET || more);
+        more = chat_turn(&chat) || more;
+    } while (fanout_turn_end(chat.fanout, chat.time.now_ms) != FANOUT_QUIET || more);
 }
 
 /* The next text that the client gets, or "" when there is none; good until the next call. */
@@ -329,6 +338,16 @@ static unsigned long metric(void (*register_them)(struct metrics *), const char 
 static const char *const hi = "{\"action\":\"message\",\"message\":\"hi\"}";
 static const char *const ann_says_hi = "{\"user_id\":\"dev-Ann\",\"timestamp\":1666259380,"
                                        "\"message\":\"hi\",\"nickname\":\"Ann\"}";
+static const char *const hi_is_history =
+    "{\"history\":[{\"user_id\":\"dev-Ann\",\"timestamp\":1666259380,"
+    "\"message\":\"hi\",\"nickname\":\"Ann\"}]}";
+static const char *const history = "{\"action\":\"history\"}";
+
+/* An append that this client has begun ends. */
+static void append_ends(struct client *client, int status) {
+    client->conn.appends++;
+    chat_appended(&chat, client->conn.id, status);
+}
 static const char *const refused = "{\"action\":\"login\",\"token\":\"\\u0001\"}";
 
 /* ---- states ---- */
@@ -468,12 +487,6 @@ static void test_login_takes_a_while(void **state) {
     turn();
     hears_nothing(ann);
     assert_true(ann->conn.login_pending); /* the login deadline does not count now */
-    say(ann, ask);
-    say(ann, hi);
-    turn();
-    hears_error(ann, "a login is in progress");
-    hears_error(ann, "not logged in");
-    assert_int_equal(slow.asked, 1);
 
     chat.time.now_ms = 90000;
     chat_identified(&chat, ann->conn.id, &ann_is_ann);
@@ -737,16 +750,16 @@ static void test_largest_message(void **state) {
 static void test_history_in_its_place(void **state) {
     (void)state;
     login(ann, "Ann");
+    login(bob, "Bob");
     say(ann, hi);
-    say(ann, "{\"action\":\"history\"}"); /* in the same turn: the message is not out yet */
+    say(ann,
+        "{\"action\":\"history\"}"); /* in the same turn, in which the message is not out yet */
+    say(bob, "{\"action\":\"history\"}");
     turn();
-    hears(ann, "{\"history\":[]}");
     hears(ann, ann_says_hi);
-    say(ann, "{\"action\":\"history\"}");
-    turn();
-    char want[300];
-    snprintf(want, sizeof(want), "{\"history\":[%s]}", ann_says_hi);
-    hears(ann, want);
+    hears(ann, hi_is_history);
+    hears(bob, "{\"history\":[]}"); /* who waits for nothing is answered at once */
+    hears(bob, ann_says_hi);
 }
 
 static void test_history_is_clamped(void **state) {
@@ -814,7 +827,7 @@ static void test_queue_stays_full(void **state) {
     for (int i = 0; i < PROTO_ERROR_LIMIT - 1; i++) {
         say(ann, "nonsense");
         say(ann, hi);
-        chat_appended(&chat, ann->conn.id, CHAT_EUNAVAILABLE);
+        append_ends(ann, CHAT_EUNAVAILABLE);
     }
     assert_int_equal(ann->close_code, 0);
     say(ann, "nonsense");
@@ -827,17 +840,17 @@ static void test_queue_stays_full(void **state) {
 static void test_append_ends_badly(void **state) {
     (void)state;
     login(ann, "Ann");
-    chat_appended(&chat, ann->conn.id, CHAT_OK);
+    append_ends(ann, CHAT_OK);
     turn();
     hears_nothing(ann);
-    chat_appended(&chat, ann->conn.id, CHAT_EUNAVAILABLE);
-    chat_appended(&chat, ann->conn.id, CHAT_EUNCERTAIN);
+    append_ends(ann, CHAT_EUNAVAILABLE);
+    append_ends(ann, CHAT_EUNCERTAIN);
     turn();
     hears_error(ann, "the chat is unavailable: the message was not sent");
     hears_error(ann, "not confirmed");
     chat_appended(&chat, 12345, CHAT_EUNAVAILABLE);
     close_conn(&chat, &ann->conn, CLOSE_RESTART);
-    chat_appended(&chat, ann->conn.id, CHAT_EUNCERTAIN);
+    append_ends(ann, CHAT_EUNCERTAIN);
     turn();
     hears_nothing(ann);
 }
@@ -851,6 +864,371 @@ static void test_sender_leaves(void **state) {
     goes(ann);
     turn();
     hears(bob, ann_says_hi);
+}
+
+/* ---- requests are answered in their order ---- */
+
+static const char *const nonsense = "nonsense";
+
+/* What comes behind a login waits for its answer, and is handled as if it had come after that. */
+static void test_frames_behind_a_login(void **state) {
+    (void)state;
+    chat.identity = &slow.base;
+    say(ann, ask);
+    say(ann, history);
+    say(ann, hi);
+    say(ann, nonsense);
+    say(ann, history);
+    turn();
+    hears_nothing(ann);
+    chat_identified(&chat, ann->conn.id, &ann_is_ann);
+    turn();
+    hears(ann, "{\"info\":\"connected\"}");
+    hears(ann, "{\"history\":[]}");
+    hears(ann, ann_says_hi);
+    hears_error(ann, "not JSON");
+    hears(ann, hi_is_history);
+    hears_nothing(ann);
+    assert_int_equal(slow.asked, 1);
+    assert_int_equal(chat.backlog_bytes, 0);
+}
+
+static void test_frames_behind_a_refused_login(void **state) {
+    (void)state;
+    chat.identity = &slow.base;
+    say(ann, ask);
+    say(ann, hi);
+    say(ann, ask);
+    say(ann, hi);
+    assert_int_equal(slow.asked, 1);
+    chat_identified(&chat, ann->conn.id, &nobody);
+    turn();
+    hears_error(ann, "who are you?");
+    hears_error(ann, "not logged in");
+    hears_nothing(ann);
+    assert_int_equal(slow.asked, 2);
+    chat_identified(&chat, ann->conn.id, &ann_is_ann);
+    turn();
+    hears(ann, "{\"info\":\"connected\"}");
+    hears(ann, ann_says_hi);
+    hears_nothing(ann);
+}
+
+/* The attempts are counted one by one. */
+static void test_logins_in_one_write(void **state) {
+    (void)state;
+    chat.identity = &slow.base;
+    for (int i = 0; i < 2 * LOGIN_ATTEMPTS; i++)
+        say(ann, ask);
+    for (int i = 0; i < LOGIN_ATTEMPTS; i++) {
+        assert_int_equal(ann->close_code, 0);
+        chat_identified(&chat, ann->conn.id, &nobody);
+        turn();
+    }
+    assert_int_equal(ann->close_code, CLOSE_LOGIN_ATTEMPTS);
+    assert_int_equal(slow.asked, LOGIN_ATTEMPTS);
+}
+
+/* The log's next entry comes, the one that was stored as this. */
+static void comes(uint64_t place) {
+    far.heard = place;
+    chat_entry(&chat, ann_says_hi, strlen(ann_says_hi), true);
+}
+
+static void is_stored(struct client *client, uint64_t place) {
+    far.stored = place;
+    chat_appended(&chat, client->conn.id, CHAT_OK);
+}
+
+static void test_nothing_overtakes_own_messages(void **state) {
+    (void)state;
+    use_far_log();
+    login(ann, "Ann");
+    login(bob, "Bob");
+    say(ann, hi);
+    say(ann, hi);
+    assert_int_equal(ann->conn.appends, 2); /* nobody waits for an answer to go on talking */
+    say(ann, history);
+    say(ann, nonsense);
+    say(ann, hi);
+    say(bob, history);
+    turn();
+    hears_nothing(ann);
+    hears(bob, "{\"history\":[]}");
+    is_stored(ann, 1);
+    comes(1);
+    turn();
+    hears(ann, ann_says_hi);
+    is_stored(ann, 2);
+    turn();
+    hears_nothing(ann);
+    comes(2);
+    turn();
+    hears(ann, ann_says_hi);
+    char want[300];
+    snprintf(want, sizeof(want), "{\"history\":[%s,%s]}", ann_says_hi, ann_says_hi);
+    hears(ann, want);
+    hears_error(ann, "not JSON");
+    hears_nothing(ann);
+    assert_int_equal(ann->conn.appends, 1);
+}
+
+/* It may be followed before it is known to be stored. */
+static void test_heard_before_it_is_stored(void **state) {
+    (void)state;
+    use_far_log();
+    login(ann, "Ann");
+    say(ann, hi);
+    say(ann, history);
+    comes(1);
+    turn();
+    hears(ann, ann_says_hi);
+    hears_nothing(ann);
+    is_stored(ann, 1);
+    turn();
+    hears(ann, hi_is_history);
+}
+
+static void test_every_refusal_waits(void **state) {
+    static const struct {
+        const char *frame, *error;
+    } cases[] = {
+        {"nonsense", "not JSON"},
+        {"[]", "not a JSON object"},
+        {"{\"action\":\"dance\"}", "unknown action"},
+        {"{\"action\":\"message\"}", "message: a string"},
+        {"{\"action\":\"login\",\"token\":\"Eve\"}", "already logged in"},
+        {"{\"action\":\"login\"}", "login: a token is missing"},
+        {"{\"action\":\"history\",\"limit\":-1}", "limit"},
+    };
+    (void)state;
+    use_far_log();
+    login(ann, "Ann");
+    for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+        say(ann, hi);
+        is_stored(ann, i + 1);
+        say(ann, cases[i].frame);
+        turn();
+        hears_nothing(ann);
+        comes(i + 1);
+        turn();
+        hears(ann, ann_says_hi);
+        hears_error(ann, cases[i].error);
+        hears_nothing(ann);
+    }
+}
+
+static void test_rate_errors_wait(void **state) {
+    (void)state;
+    use_far_log();
+    chat.message_rate = (struct rate_limit){.per_second = 5, .burst = 2};
+    chat.frame_rate = (struct rate_limit){.per_second = 10, .burst = 4};
+    login(ann, "Ann");
+    say(ann, hi);
+    say(ann, hi);
+    say(ann, hi);
+    say(ann, hi); /* the connection's fifth frame */
+    is_stored(ann, 1);
+    is_stored(ann, 2);
+    comes(1);
+    turn();
+    hears(ann, ann_says_hi);
+    hears_nothing(ann);
+    chat.time.now_ms += 150;
+    comes(2);
+    turn();
+    hears(ann, ann_says_hi);
+    hears_error(ann, "too many messages, this one was not sent: wait 0.2 s");
+    hears_error(ann, "too many requests: wait 0.1 s");
+    hears_nothing(ann);
+}
+
+/* Who kept to the rate is not over it because all of it is handled at once. */
+static void test_waiting_is_not_too_fast(void **state) {
+    (void)state;
+    chat.message_rate = (struct rate_limit){.per_second = 5, .burst = 1};
+    chat.frame_rate = (struct rate_limit){.per_second = 5, .burst = 2};
+    chat.identity = &slow.base;
+    say(ann, ask);
+    for (int i = 0; i < 20; i++) {
+        chat.time.now_ms += 200;
+        say(ann, hi);
+    }
+    say(ann, hi);
+    chat_identified(&chat, ann->conn.id, &ann_is_ann);
+    turn();
+    hears(ann, "{\"info\":\"connected\"}");
+    for (int i = 0; i < 20; i++)
+        hears(ann, ann_says_hi);
+    hears_error(ann, "too many messages, this one was not sent: wait 0.2 s");
+    hears_nothing(ann);
+}
+
+/* Answers to appends come in between: behind the messages that were stored before them, in front of
+ * what was asked for after them. */
+static void test_failures_in_their_place(void **state) {
+    (void)state;
+    use_far_log();
+    login(ann, "Ann");
+    for (int i = 0; i < 4; i++)
+        say(ann, hi);
+    say(ann, nonsense);
+    is_stored(ann, 1);
+    chat_appended(&chat, ann->conn.id, CHAT_EUNAVAILABLE);
+    chat_appended(&chat, ann->conn.id, CHAT_EUNCERTAIN);
+    turn();
+    hears_nothing(ann);
+    comes(1);
+    turn();
+    hears(ann, ann_says_hi);
+    hears_error(ann, "the chat is unavailable: the message was not sent");
+    hears_error(ann, "not confirmed");
+    hears_nothing(ann);
+    chat_appended(&chat, ann->conn.id, CHAT_EUNAVAILABLE);
+    turn();
+    hears_error(ann, "the chat is unavailable: the message was not sent");
+    hears_error(ann, "not JSON");
+    hears_nothing(ann);
+}
+
+/* A message that was stored and does not come is not waited for without end. */
+static void test_own_message_does_not_come(void **state) {
+    (void)state;
+    use_far_log();
+    login(ann, "Ann");
+    say(ann, hi);
+    say(ann, history);
+    is_stored(ann, 1);
+    chat.time.now_ms += 4999;
+    chat_tick(&chat);
+    turn();
+    hears_nothing(ann);
+    chat.time.now_ms += 1;
+    turn();
+    hears_nothing(ann); /* nobody has said that time has passed */
+    chat_tick(&chat);
+    turn();
+    hears(ann, "{\"history\":[]}");
+}
+
+static void test_backlog_is_bounded(void **state) {
+    (void)state;
+    chat.identity = &slow.base;
+    size_t before = metric(chat_register_metrics, "hlchat_held_request_bytes");
+    say(ann, ask);
+    assert_false(ann->unread);
+    int frames = 0;
+    for (; !ann->unread; frames++)
+        say(ann, history);
+    size_t bytes = chat.backlog_bytes;
+    assert_in_range(bytes, BACKLOG_PAUSE, BACKLOG_PAUSE + 200);
+    assert_int_equal(bytes, ann->conn.backlog.bytes);
+    assert_int_equal(metric(chat_register_metrics, "hlchat_held_request_bytes"), before + bytes);
+    say(ann, ask); /* one that was under way */
+    chat_identified(&chat, ann->conn.id, &ann_is_ann);
+    turn();
+    assert_false(ann->unread);
+    hears(ann, "{\"info\":\"connected\"}");
+    for (int i = 0; i < frames; i++)
+        hears(ann, "{\"history\":[]}");
+    hears_nothing(ann); /* the second login waits for its answer */
+    assert_int_equal(slow.asked, 2);
+    assert_int_equal(chat.backlog_bytes, 0);
+}
+
+/* Reading goes on when half of it is done. */
+static void test_backlog_half_empty(void **state) {
+    char text[BACKLOG_PAUSE / 4 + 1];
+    (void)state;
+    memset(text, ' ', sizeof(text) - 1);
+    text[sizeof(text) - 1] = '\0';
+    memcpy(text, ask, strlen(ask));
+    chat.identity = &slow.base;
+    chat.login_attempts = 100;
+    for (int i = 0; i < 5; i++)
+        say(ann, text); /* one of them is asked at once */
+    assert_true(ann->unread);
+    for (int left = 3; left >= 0; left--) {
+        chat_identified(&chat, ann->conn.id, &nobody);
+        turn();
+        assert_true(ann->unread == (left > 1));
+    }
+}
+
+static void test_backlogs_of_all_are_bounded(void **state) {
+    (void)state;
+    chat.identity = &slow.base;
+    say(ann, ask);
+    say(bob, ask);
+    say(bob, history);
+    assert_false(bob->unread);
+    size_t others = BACKLOG_TOTAL - chat.backlog_bytes;
+    chat.backlog_bytes += others;
+    say(ann, hi);
+    assert_true(ann->unread);
+    chat.backlog_bytes -= others;
+    chat_identified(&chat, ann->conn.id, &ann_is_ann);
+    turn();
+    assert_false(ann->unread);
+    goes(bob);
+    assert_int_equal(chat.backlog_bytes, 0);
+}
+
+static void test_leaves_with_a_backlog(void **state) {
+    (void)state;
+    use_far_log();
+    login(ann, "Ann");
+    login(bob, "Bob");
+    for (int i = 0; i < 2; i++) {
+        say(clients + i, hi);
+        say(clients + i, history);
+    }
+    goes(ann);
+    goes(bob);
+    assert_int_equal(chat.backlog_bytes, 0);
+    assert_null(chat.waiting);
+    comes(1);
+    turn();
+}
+
+static void test_closes_with_a_backlog(void **state) {
+    (void)state;
+    use_far_log();
+    login(ann, "Ann");
+    say(ann, hi);
+    for (int i = 0; i < PROTO_ERROR_LIMIT + 5; i++)
+        say(ann, nonsense);
+    say(ann, history);
+    is_stored(ann, 1);
+    comes(1);
+    turn();
+    assert_int_equal(ann->close_code, CLOSE_ERRORS);
+    hears(ann, ann_says_hi);
+    for (int i = 0; i < PROTO_ERROR_LIMIT; i++)
+        hears_error(ann, "not JSON");
+    hears_nothing(ann);
+}
+
+/* What came before the broker began to stop is done and answered; then it is closed. */
+static void test_dismissed_with_a_backlog(void **state) {
+    (void)state;
+    chat.identity = &slow.base;
+    say(ann, ask);
+    say(ann, history);
+    say(ann, hi);
+    say(ann, history);
+    chat_dismiss(&chat, &ann->conn, CLOSE_RESTART);
+    say(ann, history);
+    chat_identified(&chat, ann->conn.id, &ann_is_ann);
+    assert_int_equal(ann->close_code, 0);
+    turn();
+    hears(ann, "{\"info\":\"connected\"}");
+    hears(ann, "{\"history\":[]}");
+    hears(ann, ann_says_hi);
+    hears(ann, hi_is_history);
+    hears_error(ann, "the server restarts");
+    hears_nothing(ann);
+    assert_int_equal(ann->close_code, CLOSE_RESTART);
 }
 
 /* ---- the log has lost entries ---- */
@@ -870,7 +1248,7 @@ static void test_lost_entries(void **state) {
     say(ann, "{\"action\":\"history\"}");
     login(eve, "Eve");
     hears(eve, ann_says_hi);
-    hears(ann, "{\"history\":[]}");
+    hears(ann, hi_is_history);
     hears_nothing(ann);
     hears_nothing(bob);
 
@@ -914,10 +1292,10 @@ static void test_dismissed_with_messages_under_way(void **state) {
     assert_int_equal(ann->close_code, 0);
     turn();
     assert_int_equal(ann->close_code, CLOSE_RESTART);
+    hears(ann, ann_says_hi);
+    hears(ann, ann_says_hi);
     for (int i = 0; i < 2 * PROTO_ERROR_LIMIT; i++)
         hears_error(ann, "the server restarts");
-    hears(ann, ann_says_hi);
-    hears(ann, ann_says_hi);
     hears_nothing(ann);
 }
 
@@ -1060,6 +1438,43 @@ static void test_dismissed_while_games_are_asked(void **state) {
     hears(ann, "{\"online_players\":[]}");
 }
 
+static const char *const stop_it = "{\"action\":\"scheduler_stop\"}";
+
+/* What is decided elsewhere is answered in its order: what the group is told by the log, and
+ * questions; and who asks for the one behind the other waits. */
+static void test_games_in_order(void **state) {
+    struct games_answer done = {.verb = GAMES_STOP, .status = GAMES_DONE, .told = 7};
+    const struct games_answer not_so = {
+        .verb = GAMES_STOP, .status = GAMES_REFUSED, .error = "never started"};
+    (void)state;
+    use_far_log();
+    use_far_games();
+    say(ann, stop_it);
+    say(ann, stop_it);
+    assert_int_equal(ann->conn.games_pending, 2);
+    say(ann, who_is_online);
+    say(ann, who_is_online);
+    say(ann, nonsense);
+    assert_int_equal(ann->conn.games_pending, 2);
+    chat_games_answered(&chat, ann->conn.id, &done);
+    chat_games_answered(&chat, ann->conn.id, &not_so);
+    turn();
+    hears_nothing(ann);
+    comes(7);
+    turn();
+    hears(ann, ann_says_hi); /* what the group was told */
+    hears_error(ann, "never started");
+    hears_nothing(ann);
+    assert_int_equal(ann->conn.games_pending, 2);
+    for (int i = 0; i < 2; i++)
+        answer(ann, GAMES_DONE, (char[]){"{\"online_players\":[]}"});
+    turn();
+    hears(ann, "{\"online_players\":[]}");
+    hears(ann, "{\"online_players\":[]}");
+    hears_error(ann, "not JSON");
+    hears_nothing(ann);
+}
+
 /* What the group is told is no message of the chat. */
 static void test_frames_of_games_are_no_messages(void **state) {
     static const char *const name = "hlchat_messages_total";
@@ -1144,10 +1559,9 @@ static void test_rate_of_messages(void **state) {
     for (int i = 0; i < 4; i++)
         say(ann, hi);
     turn();
-    /* The refusal is a reply of this turn; the messages come at its end. */
-    hears(ann, "{\"error\":\"too many messages, this one was not sent: wait 0.2 s\"}");
     for (int i = 0; i < 3; i++)
         hears(ann, ann_says_hi);
+    hears(ann, "{\"error\":\"too many messages, this one was not sent: wait 0.2 s\"}");
     hears_nothing(ann);
     chat.time.now_ms += 199;
     say(ann, hi);
@@ -1170,6 +1584,10 @@ static void test_rate_of_messages_is_per_user(void **state) {
     say(ann, hi);
     say(bob, hi);
     turn();
+    for (int i = 0; i < 2; i++) {
+        hears(ann, ann_says_hi);
+        hears(bob, ann_says_hi);
+    }
     hears_error(ann, "too many messages");
     hears_error(bob, "too many messages");
     goes(ann);
@@ -1258,6 +1676,22 @@ int main(void) {
         CHAT_TEST(test_queue_stays_full),
         CHAT_TEST(test_append_ends_badly),
         CHAT_TEST(test_sender_leaves),
+        CHAT_TEST(test_frames_behind_a_login),
+        CHAT_TEST(test_frames_behind_a_refused_login),
+        CHAT_TEST(test_logins_in_one_write),
+        CHAT_TEST(test_nothing_overtakes_own_messages),
+        CHAT_TEST(test_heard_before_it_is_stored),
+        CHAT_TEST(test_every_refusal_waits),
+        CHAT_TEST(test_rate_errors_wait),
+        CHAT_TEST(test_waiting_is_not_too_fast),
+        CHAT_TEST(test_failures_in_their_place),
+        CHAT_TEST(test_own_message_does_not_come),
+        CHAT_TEST(test_backlog_is_bounded),
+        CHAT_TEST(test_backlog_half_empty),
+        CHAT_TEST(test_backlogs_of_all_are_bounded),
+        CHAT_TEST(test_leaves_with_a_backlog),
+        CHAT_TEST(test_closes_with_a_backlog),
+        CHAT_TEST(test_dismissed_with_a_backlog),
         CHAT_TEST(test_lost_entries),
         CHAT_TEST(test_dismissed_with_nothing_to_wait_for),
         CHAT_TEST(test_dismissed_with_messages_under_way),
@@ -1270,6 +1704,7 @@ int main(void) {
         CHAT_TEST(test_games_are_down),
         CHAT_TEST(test_games_while_replies_are_full),
         CHAT_TEST(test_dismissed_while_games_are_asked),
+        CHAT_TEST(test_games_in_order),
         CHAT_TEST(test_frames_of_games_are_no_messages),
         CHAT_TEST(test_errors_in_a_row_close),
         CHAT_TEST(test_success_forgives_errors),

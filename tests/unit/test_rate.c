@@ -158,6 +158,22 @@ static void test_is_full_again(void **state) {
     assert_true(rate_is_full(&rate, &five, 4000)); /* 20 tokens at 5 a second */
 }
 
+/* By the time at which it came, though others have taken since; what is left to wait is from now.
+ */
+static void test_late(void **state) {
+    static const struct rate_limit one = {.per_second = 1, .burst = 1};
+    struct rate rate = {0};
+    (void)state;
+    assert_int_equal(rate_take_late(&rate, &one, 1000, 9000), 0);
+    assert_int_equal(rate_take_late(&rate, &one, 2000, 9000), 0);
+    assert_int_equal(rate_take_late(&rate, &one, 2500, 2600), 400);
+    assert_int_equal(rate_take_late(&rate, &one, 2500, 9000), 1);
+    assert_int_equal(rate_take(&rate, &one, 9000), 0);
+    assert_int_equal(rate_take_late(&rate, &one, 3000, 9500), 500); /* as if it came at 9000 */
+    assert_int_equal(rate_take_late(&rate, &one, 3000, 10000), 1);
+    assert_int_equal(rate_take(&rate, &one, 10000), 0);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_burst_then_wait),
@@ -172,6 +188,7 @@ int main(void) {
         cmocka_unit_test(test_zero_is_no_limit),
         cmocka_unit_test(test_largest_limit),
         cmocka_unit_test(test_is_full_again),
+        cmocka_unit_test(test_late),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
