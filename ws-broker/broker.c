@@ -179,6 +179,11 @@ static void on_text(void *user, struct conn *conn, const char *text, size_t len)
     dispatch_text(chat_now(conn->chat), conn, text, len);
 }
 
+static void on_replies_read(void *user, struct conn *conn) {
+    (void)user;
+    chat_replies_read(conn->chat, conn);
+}
+
 static void on_gone(void *user, struct conn *conn, int code) {
     struct broker *broker = user;
     log_debug("broker", "client_gone", log_int("conn", (int64_t)conn->id), log_int("code", code));
@@ -187,7 +192,7 @@ static void on_gone(void *user, struct conn *conn, int code) {
     chat_gone(chat_now(conn->chat), conn);
 }
 
-static const struct ws_events ws_events = {on_request, on_open, on_text, on_gone};
+static const struct ws_events ws_events = {on_request, on_open, on_text, on_replies_read, on_gone};
 
 static void on_players_accept(void *user, int fd) {
     ws_adopt(((struct broker *)user)->ws, WS_PLAYERS, fd);
@@ -287,9 +292,9 @@ static void on_turn_end(uv_check_t *check) {
     for (size_t i = 0; i < broker->chat_count; i++) {
         struct chat *chat = broker->chats[i];
         more = chatlog_turn(chat->log, fanout_room(chat->fanout)) || more;
-        more = (chat->waiting && chat_turn(chat_now(chat))) || more;
+        more = (chat_has_work(chat) && chat_turn(chat_now(chat))) || more;
         int64_t chat_due_ms = fanout_turn_end(chat->fanout, (int64_t)uv_now(&broker->loop));
-        more = more || chat_due_ms == FANOUT_AGAIN;
+        more = more || chat_due_ms == FANOUT_AGAIN || chat_has_work(chat);
         if (chat_due_ms > 0 && (due_ms < 0 || chat_due_ms < due_ms))
             due_ms = chat_due_ms;
     }

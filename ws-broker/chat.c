@@ -47,9 +47,10 @@ bool chat_is_quiet(const struct chat *chat, const struct conn *conn) {
            chat_has_heard(chat, conn);
 }
 
-/* A login's answer makes its backlog go on; before that there is no use in looking at it. */
+/* A backlog goes on when a login is answered, and when replies are read; before that there is no
+ * use in looking at it. */
 static void list_waiting(struct chat *chat, struct conn *conn) {
-    bool is_waiting = conn->backlog.first && !conn->login_pending;
+    bool is_waiting = conn->backlog.first && !conn->login_pending && !fanout_is_paused(&conn->out);
     if (is_waiting && !conn->is_waiting)
         DL_APPEND2(chat->waiting, conn, prev_waiting, next_waiting);
     else if (!is_waiting && conn->is_waiting)
@@ -198,14 +199,25 @@ void chat_refuse_late(struct chat *chat, struct conn *conn, enum proto_refusal r
 
 bool chat_turn(struct chat *chat) {
     struct conn *conn, *next;
-    if (!chat->waiting || !chat->has_news)
+    bool is_done = false;
+    if (!chat_has_work(chat))
         return false;
     chat->has_news = false;
     DL_FOREACH_SAFE2(chat->waiting, conn, next, next_waiting) {
-        dispatch_backlog(chat, conn);
+        is_done = dispatch_backlog(chat, conn) || is_done;
+        list_waiting(chat, conn);
         close_if_answered(chat, conn);
     }
-    return true;
+    return is_done;
+}
+
+bool chat_has_work(const struct chat *chat) {
+    return chat->waiting && chat->has_news;
+}
+
+void chat_replies_read(struct chat *chat, struct conn *conn) {
+    list_waiting(chat, conn);
+    chat->has_news = true;
 }
 
 void chat_tick(struct chat *chat) {

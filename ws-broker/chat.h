@@ -57,7 +57,7 @@ struct chat {
 
     uint64_t losses; /* how often the log has lost entries */
 
-    struct conn *waiting; /* connections with a backlog, but for those that wait for a login */
+    struct conn *waiting; /* connections with a backlog that may go on at any time */
     bool has_news;        /* for them, maybe */
     size_t backlog_bytes; /* of all */
 
@@ -114,6 +114,10 @@ void chat_drop_held(struct chat *chat, struct conn *conn);
 /** Goes on with the backlogs whose turn has come. Call at the end of each loop turn, behind
  * chatlog_turn(). True: something was done. */
 bool chat_turn(struct chat *chat);
+/** Whether chat_turn() has something to look at. */
+bool chat_has_work(const struct chat *chat);
+/** Replies to the client do not keep us from reading any more. */
+void chat_replies_read(struct chat *chat, struct conn *conn);
 /** Call about once a second. */
 void chat_tick(struct chat *chat);
 

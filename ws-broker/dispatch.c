@@ -7,6 +7,7 @@
 
 #include "ws-broker/chat.h"
 #include "ws-broker/conn.h"
+#include "ws-broker/fanout.h"
 
 /*
  * A connection's requests are answered in their order. Those of one lane are so by themselves: what
@@ -117,9 +118,11 @@ void dispatch_text(struct chat *chat, struct conn *conn, const char *text, size_
 /* Goes on with the first item. False: its turn has not come. */
 static bool go_on(struct chat *chat, struct conn *conn, struct backlog_item *item) {
     char error[PROTO_ERROR_MAX];
-    bool waits = item->kind == BACKLOG_FAILURE   ? !chat_has_heard(chat, conn)
-                 : item->kind == BACKLOG_REFUSAL ? !chat_is_quiet(chat, conn)
-                                                 : false;
+    bool waits = false;
+    if (item->kind == BACKLOG_FAILURE)
+        waits = !chat_has_heard(chat, conn);
+    else if (item->kind == BACKLOG_REFUSAL || item->is_counted) /* that had to wait before */
+        waits = !chat_is_quiet(chat, conn);
     enum proto_refusal refusal = REFUSED_NOT;
     if (!waits && item->kind == BACKLOG_FRAME)
         refusal = handle(chat, conn, item, item->text, &waits, error);
@@ -135,8 +138,10 @@ static bool go_on(struct chat *chat, struct conn *conn, struct backlog_item *ite
     return true;
 }
 
-void dispatch_backlog(struct chat *chat, struct conn *conn) {
+bool dispatch_backlog(struct chat *chat, struct conn *conn) {
+    bool is_done = false;
     while (conn->backlog.first && conn->state != CONN_CLOSING && !conn->login_pending &&
-           go_on(chat, conn, conn->backlog.first)) {
-    }
+           !fanout_is_paused(&conn->out) && go_on(chat, conn, conn->backlog.first))
+        is_done = true;
+    return is_done;
 }

@@ -8,6 +8,7 @@
 #ifndef HLCHAT_DISPATCH_H
 #define HLCHAT_DISPATCH_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "ws-broker/proto.h"
@@ -21,8 +22,9 @@ struct conn;
  * be closing on return, but is not gone. */
 void dispatch_text(struct chat *chat, struct conn *conn, const char *text, size_t len);
 
-/** Goes on with what was held back, as far as its turn has come. */
-void dispatch_backlog(struct chat *chat, struct conn *conn);
+/** Goes on with what was held back, as far as its turn has come and the client reads its replies.
+ * True: something was done. */
+bool dispatch_backlog(struct chat *chat, struct conn *conn);
 
 /** Does what was asked; REFUSED_NOT, or why not with `error` filled. `request` is borrowed. */
 typedef enum proto_refusal (*handler_fn)(struct chat *chat, struct conn *conn,

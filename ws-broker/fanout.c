@@ -227,6 +227,10 @@ bool fanout_replies_full(const struct fanout *fanout) {
     return fanout->queued >= FANOUT_REPLY_TOTAL;
 }
 
+bool fanout_is_paused(const struct fanout_client *client) {
+    return client->_paused;
+}
+
 bool fanout_is_done(const struct fanout_client *client) {
     return !has_joined(client) && !client->_first;
 }

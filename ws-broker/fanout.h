@@ -112,6 +112,10 @@ void fanout_reply(struct fanout *fanout, struct fanout_client *client, char *buf
 /** Whether large replies should be refused because FANOUT_REPLY_TOTAL is reached. */
 bool fanout_replies_full(const struct fanout *fanout);
 
+/** Whether nothing is read from the client until it has read its replies; see
+ * fanout_sink.set_reading. */
+bool fanout_is_paused(const struct fanout_client *client);
+
 /** Whether a client that has not joined, or was told to end, has been given all that it is to get.
  */
 bool fanout_is_done(const struct fanout_client *client);

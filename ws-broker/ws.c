@@ -170,7 +170,10 @@ static void sink_want_writable(void *peer) {
 }
 
 static void sink_set_reading(void *peer, bool on) {
-    set_reading(session_of(peer), PAUSED_REPLIES, on);
+    struct session *session = session_of(peer);
+    set_reading(session, PAUSED_REPLIES, on);
+    if (on)
+        session->ws->events->on_replies_read(session->ws->user, &session->conn);
 }
 
 static void sink_on_slow(void *peer) {

@@ -59,6 +59,8 @@ struct ws_events {
     /** A WebSocket is open; conn->address and conn->chat are as on_request said. */
     void (*on_open)(void *user, struct conn *conn, bool is_known);
     conn_text_cb on_text;
+    /** The client has read its replies, after so many had waited that it was not read. */
+    void (*on_replies_read)(void *user, struct conn *conn);
     /** It has gone. `code` is the close code we asked for, or 0: the client or the network did it.
      * The conn is freed after return. */
     void (*on_gone)(void *user, struct conn *conn, int code);

@@ -59,8 +59,8 @@ static void want_writable(void *peer) {
 }
 
 static void set_reading(void *peer, bool on) {
-    (void)peer;
-    (void)on;
+    if (on)
+        chat_replies_read(&chat, &((struct client *)peer)->conn);
 }
 
 static void on_slow(void *peer) {
@@ -263,7 +263,8 @@ static void turn(void) {
     do {
         more = chatlog_turn(chat.log, fanout_room(chat.fanout));
         more = chat_turn(&chat) || more;
-    } while (fanout_turn_end(chat.fanout, chat.time.now_ms) != FANOUT_QUIET || more);
+    } while (fanout_turn_end(chat.fanout, chat.time.now_ms) != FANOUT_QUIET || more ||
+             chat_has_work(&chat));
 }
 
 /* The next text that the client gets, or "" when there is none; good until the next call. */
@@ -1136,6 +1137,39 @@ static void test_backlog_is_bounded(void **state) {
     assert_int_equal(chat.backlog_bytes, 0);
 }
 
+/* What is held back is not answered into the blue: replies that are not read stop it, as they stop
+ * the reading. */
+static void test_backlog_of_one_that_does_not_read(void **state) {
+    enum { REQUESTS = 100 };
+    static char large[FANOUT_REPLY_PAUSE / 4];
+    (void)state;
+    memset(large, ' ', sizeof(large));
+    large[0] = '{';
+    large[sizeof(large) - 1] = '}';
+    assert_int_equal(history_append(chat.history, large, sizeof(large)), CHAT_OK);
+    chat.identity = &slow.base;
+    ann->choked = true;
+    say(ann, ask);
+    for (int i = 0; i < REQUESTS; i++)
+        say(ann, history);
+    chat_identified(&chat, ann->conn.id, &ann_is_ann);
+    for (int i = 0; i < 5; i++)
+        turn();
+    assert_in_range(metric(fanout_register_metrics, "hlchat_queued_reply_bytes"),
+                    FANOUT_REPLY_PAUSE, FANOUT_REPLY_PAUSE + 2 * sizeof(large));
+    assert_non_null(ann->conn.backlog.first);
+    assert_null(chat.waiting);
+
+    ann->choked = false;
+    for (int i = 0; i < 100; i++)
+        fanout_writable(chat.fanout, &ann->conn.out);
+    turn();
+    hears(ann, "{\"info\":\"connected\"}");
+    for (int i = 0; i < REQUESTS; i++)
+        assert_int_equal(strlen(next_text(ann)), sizeof(large) + 14);
+    hears_nothing(ann);
+}
+
 /* Reading goes on when half of it is done. */
 static void test_backlog_half_empty(void **state) {
     char text[BACKLOG_PAUSE / 4 + 1];
@@ -1687,6 +1721,7 @@ int main(void) {
         CHAT_TEST(test_failures_in_their_place),
         CHAT_TEST(test_own_message_does_not_come),
         CHAT_TEST(test_backlog_is_bounded),
+        CHAT_TEST(test_backlog_of_one_that_does_not_read),
         CHAT_TEST(test_backlog_half_empty),
         CHAT_TEST(test_backlogs_of_all_are_bounded),
         CHAT_TEST(test_leaves_with_a_backlog),
