@@ -80,7 +80,7 @@ void chat_drop_held(struct chat *chat, struct conn *conn) {
 
 static void close_without_memory(struct chat *chat, struct conn *conn) {
     log_error("chat", "no_memory", log_int("conn", (int64_t)conn->id));
-    chat->close(chat->user, conn, CLOSE_INTERNAL);
+    chat->close(chat->user, conn, CLOSE_OVERLOAD);
 }
 
 void chat_hold(struct chat *chat, struct conn *conn, const struct backlog_item *item,
@@ -126,9 +126,13 @@ void chat_gone(struct chat *chat, struct conn *conn) {
     conn->user = NULL;
 }
 
+static bool has_lost(const struct chat *chat, const struct conn *conn) {
+    return conn->state == CONN_LOGGED_IN && conn->losses != chat->losses;
+}
+
 static void close_if_answered(struct chat *chat, struct conn *conn) {
     if (conn->dismissed && !conn->backlog.first && chat_is_quiet(chat, conn))
-        chat->close(chat->user, conn, conn->dismissed);
+        chat->close(chat->user, conn, has_lost(chat, conn) ? CLOSE_LOST : conn->dismissed);
 }
 
 void chat_dismiss(struct chat *chat, struct conn *conn, int code) {
@@ -309,14 +313,14 @@ struct close_lost {
 
 static void close_if_lost(void *user, struct conn *conn) {
     struct close_lost *state = user;
-    if (conn->state != CONN_LOGGED_IN || conn->losses == state->chat->losses)
+    if (!has_lost(state->chat, conn))
         return;
     if (state->most == 0) {
         state->more = true;
         return;
     }
     state->most--;
-    state->chat->close(state->chat->user, conn, CLOSE_RESTART);
+    state->chat->close(state->chat->user, conn, CLOSE_LOST);
 }
 
 bool chat_close_lost(struct chat *chat, size_t most) {

@@ -399,6 +399,8 @@ char *proto_info_reply(const char *text, size_t headroom, size_t *len) {
 
 const char *proto_close_reason(int code) {
     switch ((enum proto_close)code) {
+    case CLOSE_RESTART:
+        return "server restarts, reconnect";
     case CLOSE_BINARY:
         return "binary frames are not accepted";
     case CLOSE_ERRORS:
@@ -407,14 +409,16 @@ const char *proto_close_reason(int code) {
         return "message too big";
     case CLOSE_INTERNAL:
         return "internal error";
-    case CLOSE_RESTART:
-        return "server restarts, reconnect";
     case CLOSE_SLOW:
         return "too slow, reconnect";
     case CLOSE_TOKEN_EXPIRED:
         return "the access token has expired, get a new one";
     case CLOSE_LOGIN_TIMEOUT:
         return "no login in time";
+    case CLOSE_LOST:
+        return "messages were lost, reconnect and load the history";
+    case CLOSE_OVERLOAD:
+        return "the server is overloaded, reconnect";
     case CLOSE_LOGIN_ATTEMPTS:
         return "login attempts used up";
     }

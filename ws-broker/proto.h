@@ -117,16 +117,19 @@ char *proto_error_reply(const char *text, size_t headroom, size_t *len);
 /** {"info":"<text>"}, likewise. */
 char *proto_info_reply(const char *text, size_t headroom, size_t *len);
 
-/** Close codes we send; docs/protocol.md has their meaning for a client. */
+/** Close codes we send; docs/protocol.md has their meaning for a client. None from 1012 to 3999:
+ * many client libraries take such a one for a protocol error, or report none. */
 enum proto_close {
+    CLOSE_RESTART = 1001,
     CLOSE_BINARY = 1003,
     CLOSE_ERRORS = 1008,
     CLOSE_TOO_BIG = 1009,
     CLOSE_INTERNAL = 1011,
-    CLOSE_RESTART = 1012,
     CLOSE_SLOW = 4001,
     CLOSE_TOKEN_EXPIRED = 4002,
     CLOSE_LOGIN_TIMEOUT = 4003,
+    CLOSE_LOST = 4004,     /* it has missed messages */
+    CLOSE_OVERLOAD = 4005, /* no memory */
     CLOSE_LOGIN_ATTEMPTS = 4501,
 };
 

@@ -393,7 +393,7 @@ static void take(struct ws *ws, struct lws *wsi, struct conn *conn, const char *
     int status = conn_feed(conn, bytes, len, lws_is_final_fragment(wsi), ws->frame_max,
                            ws->events->on_text, ws->user);
     if (status != CHAT_OK)
-        ws_close(ws, conn, status == CHAT_ERANGE ? CLOSE_TOO_BIG : CLOSE_INTERNAL);
+        ws_close(ws, conn, status == CHAT_ERANGE ? CLOSE_TOO_BIG : CLOSE_OVERLOAD);
 }
 
 static void on_receive(struct ws *ws, struct lws *wsi, struct session *session, char *bytes,

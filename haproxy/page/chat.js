@@ -131,7 +131,7 @@ function refused(error) {
   clearTimeout(answerTimer);
   if (phase === 'login') {
     // v1 says "not yet, I am starting" and "not you" in the same way: a token that has worked is tried again.
-    if (token === proven && ++refusals < 5) lost(1013);
+    if (token === proven && ++refusals < 5) lost(1006);
     else ask(error);
   } else if (phase === 'loading') {
     loaded([]);

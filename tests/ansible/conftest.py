@@ -51,7 +51,8 @@ def under_load():
             assert not problems, "\n".join(problems[:20])
             # A change of master may take longer than a message waits; its sender is told.
             assert all(store and "try again" in error for error in crowd.errors)
-            assert set(crowd.closes) == {1012}, crowd.closes  # and some were moved
+            # And some were moved; one master's last messages may be missing on the next.
+            assert set(crowd.closes) - ({4004} if store else set()) == {1001}, crowd.closes
         return outcome
 
     return while_they_talk

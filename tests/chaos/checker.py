@@ -15,7 +15,7 @@ known by its text, so every text of a run is sent once only.
 
 What a fault really destroys is told by the brokers' metrics (`lost`): only so many messages, all
 histories and connections together, may be missing anywhere. Among what was broadcast on one
-connection they may only if that was then closed with 1012, which tells the client to load the
+connection they may only if that was then closed with 4004, which tells the client to load the
 history again; or if it is the one of a client that came back to a log that had lost them for
 everybody.
 Entries appended again after a failover (`moved`, marked so in the stream) have no place in the
@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 UNSURE = "not confirmed"
-LOST_CODE = 1012
+LOST_CODE = 4004
 
 
 @dataclass

@@ -185,7 +185,7 @@ def test_a_closed_connection_is_told(start_stack):
         out, _ = running.communicate(timeout=60)
     assert running.returncode == 1
     report = json.loads(out)
-    assert report["closed"] == {"1012": 5}
+    assert report["closed"] == {"1001": 5}
 
 
 @pytest.mark.parametrize("who", ["the server", "the generator"])

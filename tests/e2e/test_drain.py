@@ -13,7 +13,7 @@ from jwt_tokens import signing_key
 from redis_faults import out_of_memory
 from stack import until
 
-RESTART = 1012
+RESTART = 1001
 ACCEPT_S = 2.0  # for so long it goes on after the signal
 KEY = "chat:{main}"
 

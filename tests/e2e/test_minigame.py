@@ -656,7 +656,7 @@ class TestCluster:
                 admin.call("XADD", log, "*", "k", f"other-{i}", "m", frame)
             admin.call("XTRIM", log, "MAXLEN", "5")
         stack.broker.resume()
-        assert one.close_code() == 1012
+        assert one.close_code() == 4004
         gaps = "hlchat_minigame_log_gaps_total"
         assert stack.broker.metrics()[gaps] >= 1
         again = server(stack, broker=stack.broker)

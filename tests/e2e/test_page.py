@@ -323,7 +323,23 @@ class TestCloseCodes:
         def opened():
             return page.js("return sockets.length")
 
-        for code in [1001, 1005, 1006, 1011, 1012, 1013, 4000, 4001, 4003, 4499]:
+        for code in [
+            1001,
+            1002,
+            1005,
+            1006,
+            1010,
+            1011,
+            1012,
+            1015,
+            3000,
+            4000,
+            4001,
+            4003,
+            4004,
+            4005,
+            4499,
+        ]:
             before = opened()
             close(code)
             until(f"{code} reconnects", lambda before=before: opened() == before + 1)

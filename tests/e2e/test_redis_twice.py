@@ -72,7 +72,7 @@ def test_a_stream_in_another_order(start_stack, times):
         if i + 1 < times:
             relay.hold_at(NEXT_PAGE)
         relay.lead_to(relay.target)
-    assert ann.close_code() == 1012
+    assert ann.close_code() == 4004
     expected = [json.loads(entry["m"])["message"] for entry in log]
     bob = stack.connect("bob", direct=True)
     assert texts(bob.history(limit=1000)) == expected

@@ -166,7 +166,7 @@ class TestWebSocket:
         with ThreadPoolExecutor() as pool:
             codes = [pool.submit(client.close_code, 20) for client in clients]
             stack.broker.stop()
-            assert [code.result() for code in codes] == [1012, 1012]
+            assert [code.result() for code in codes] == [1001, 1001]
         connection.close()
 
 

@@ -484,7 +484,7 @@ def nothing_is_lost(chat, crowd):
     print("{} messages, {} clients stayed, closed: {}, errors: {}".format(*told))
     assert run.lost == 0
     assert check(run)[:20] == []
-    assert set(crowd.closes) == {1012}
+    assert set(crowd.closes) == {1001}
 
 
 def test_a_broker_stops_under_load(chat, crowd):

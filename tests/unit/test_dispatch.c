@@ -1287,13 +1287,25 @@ static void test_lost_entries(void **state) {
     hears_nothing(bob);
 
     assert_true(chat_close_lost(&chat, 1));
-    assert_int_equal(ann->close_code, CLOSE_RESTART);
+    assert_int_equal(ann->close_code, CLOSE_LOST);
     assert_int_equal(bob->close_code, 0);
     assert_false(chat_close_lost(&chat, 1));
-    assert_int_equal(bob->close_code, CLOSE_RESTART);
+    assert_int_equal(bob->close_code, CLOSE_LOST);
     assert_false(chat_close_lost(&chat, 1));
     assert_int_equal(eve->close_code, 0);
     assert_int_equal(clients[3].close_code, 0);
+}
+
+/* That it has to load the history again matters more to a client than why it was closed first. */
+static void test_dismissed_after_a_loss(void **state) {
+    (void)state;
+    login(ann, "Ann");
+    chat_lost(&chat);
+    login(bob, "Bob");
+    chat_dismiss_some(&chat, CLIENTS, CLOSE_RESTART);
+    assert_int_equal(ann->close_code, CLOSE_LOST);
+    assert_int_equal(bob->close_code, CLOSE_RESTART);
+    assert_int_equal(eve->close_code, CLOSE_RESTART);
 }
 
 /* ---- dismissed: closed once it has its answers ---- */
@@ -1581,7 +1593,7 @@ static void test_unknown_actions_of_others(void **state) {
 static void test_reply_without_memory(void **state) {
     (void)state;
     chat_reply(&chat, &ann->conn, NULL, 0);
-    assert_int_equal(ann->close_code, CLOSE_INTERNAL);
+    assert_int_equal(ann->close_code, CLOSE_OVERLOAD);
 }
 
 /* ---- rates ---- */
@@ -1728,6 +1740,7 @@ int main(void) {
         CHAT_TEST(test_closes_with_a_backlog),
         CHAT_TEST(test_dismissed_with_a_backlog),
         CHAT_TEST(test_lost_entries),
+        CHAT_TEST(test_dismissed_after_a_loss),
         CHAT_TEST(test_dismissed_with_nothing_to_wait_for),
         CHAT_TEST(test_dismissed_with_messages_under_way),
         CHAT_TEST(test_dismissed_while_a_message_fails),

@@ -608,13 +608,16 @@ static void test_names(void **state) {
 
 /* A close frame's payload has at most 125 bytes, two of them the code. */
 static void test_close_reasons(void **state) {
-    static const int codes[] = {CLOSE_BINARY,        CLOSE_ERRORS,        CLOSE_TOO_BIG,
-                                CLOSE_INTERNAL,      CLOSE_RESTART,       CLOSE_SLOW,
-                                CLOSE_LOGIN_TIMEOUT, CLOSE_LOGIN_ATTEMPTS};
-    static const int numbers[] = {1003, 1008, 1009, 1011, 1012, 4001, 4003, 4501};
+    static const int codes[] = {CLOSE_RESTART,       CLOSE_BINARY,        CLOSE_ERRORS,
+                                CLOSE_TOO_BIG,       CLOSE_INTERNAL,      CLOSE_SLOW,
+                                CLOSE_TOKEN_EXPIRED, CLOSE_LOGIN_TIMEOUT, CLOSE_LOST,
+                                CLOSE_OVERLOAD,      CLOSE_LOGIN_ATTEMPTS};
+    static const int numbers[] = {1001, 1003, 1008, 1009, 1011, 4001, 4002, 4003, 4004, 4005, 4501};
     (void)state;
     for (size_t i = 0; i < sizeof(codes) / sizeof(*codes); i++) {
         assert_int_equal(codes[i], numbers[i]);
+        /* Those between cannot be read by many libraries. */
+        assert_true(codes[i] <= 1011 || codes[i] >= 4000);
         assert_in_range(strlen(proto_close_reason(codes[i])), 1, 123);
     }
     assert_string_equal(proto_close_reason(1000), "");
