@@ -110,6 +110,11 @@ struct endpoint_answer endpoint_no_body(void) {
     return json_error(413, "", "{\"error\":\"a body is not allowed here\"}");
 }
 
+struct endpoint_answer endpoint_bad_subprotocol(void) {
+    return json_error(400, "",
+                      "{\"error\":\"Sec-WebSocket-Protocol: names of 1 to 62 bytes, 126 in all\"}");
+}
+
 struct endpoint_answer endpoint_refused(enum admission_result why) {
     switch (why) {
     case ADMISSION_ADDRESS:

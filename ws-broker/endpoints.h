@@ -71,6 +71,9 @@ struct endpoint_answer endpoint_only_get(void);
 /** A request with a body. */
 struct endpoint_answer endpoint_no_body(void);
 
+/** An upgrade that offers as its first subprotocol what is no name of one. */
+struct endpoint_answer endpoint_bad_subprotocol(void);
+
 /** A path where there is nothing, or no WebSocket. */
 struct endpoint_answer endpoint_not_found(void);
 

@@ -11,6 +11,7 @@
 #include "shared/log.h"
 #include "shared/status.h"
 #include "ws-broker/proto.h"
+#include "ws-broker/subprotocol.h"
 
 enum {
     RX_BUFFER = 512,        /* per connection; larger costs memory, longer frames come in pieces */
@@ -67,6 +68,8 @@ struct ws {
     struct pending *pending;
     uv_timer_t close_timer;
     struct session *closing;
+    struct lws_protocols protocols[2];
+    char subprotocol[SUBPROTOCOL_MAX]; /* the name of protocols[0], see select_subprotocol() */
 };
 
 static struct session *session_of(struct conn *conn) {
@@ -201,6 +204,7 @@ static void send_answer(struct lws *wsi, const struct endpoint_answer *answer, b
         int status;
         const char *text;
     } texts[] = {{200, "OK"},
+                 {400, "Bad Request"},
                  {401, "Unauthorized"},
                  {403, "Forbidden"},
                  {404, "Not Found"},
@@ -360,6 +364,29 @@ static int handle_plain(struct lws *wsi, struct session *session) {
     return verdict == WS_ANSWERS_LATER && session->pending ? 0 : -1;
 }
 
+/* The library looks for what a client offers among the names in its table, gives the one that it
+ * finds back, and drops the client when there is none: so the table's name is what is to be
+ * selected, just before the library looks. */
+static int select_subprotocol(struct ws *ws, struct lws *wsi) {
+    char offer[SUBPROTOCOL_OFFER_MAX];
+    if (lws_hdr_total_length(wsi, WSI_TOKEN_PROTOCOL) == 0)
+        return CHAT_OK;
+    if (lws_hdr_copy(wsi, offer, sizeof(offer) - 1, WSI_TOKEN_PROTOCOL) < 0)
+        return CHAT_ERANGE;
+    return subprotocol_select(offer, ws->subprotocol);
+}
+
+/* < 0: the connection is done. */
+static int confirm_upgrade(struct ws *ws, struct lws *wsi, const char *to) {
+    if (strcasecmp(to, "websocket") != 0) /* the library would take h2c too */
+        return -1;
+    if (select_subprotocol(ws, wsi) == CHAT_OK)
+        return 0;
+    struct endpoint_answer answer = endpoint_bad_subprotocol();
+    send_answer(wsi, &answer, true);
+    return -1;
+}
+
 /* Asks whether an upgrade may come in, and keeps what is said of it until it is open. */
 static bool let_in(struct lws *wsi, struct session *session) {
     struct ws_client client = {0};
@@ -428,8 +455,8 @@ static int on_lws(struct lws *wsi, enum lws_callback_reasons reason, void *user,
         if (session)
             forget_pending(ws_of(wsi), session);
         return 0;
-    case LWS_CALLBACK_HTTP_CONFIRM_UPGRADE: /* the library would take h2c too */
-        return strcasecmp(in, "websocket") == 0 ? 0 : -1;
+    case LWS_CALLBACK_HTTP_CONFIRM_UPGRADE:
+        return confirm_upgrade(ws_of(wsi), wsi, in);
     case LWS_CALLBACK_FILTER_PROTOCOL_CONNECTION:
         return let_in(wsi, session) ? 0 : -1;
     case LWS_CALLBACK_ESTABLISHED:
@@ -472,13 +499,6 @@ struct ws *ws_new(uv_loop_t *loop, size_t frame_max, const struct ws_events *eve
     /* The default keeps every connection in one sorted list: connects get slow with their number.
      * Pings are ours (conns.h). */
     static const lws_retry_bo_t no_idle_policy = {0};
-    static const struct lws_protocols protocols[] = {
-        {.name = "chat",
-         .callback = on_lws,
-         .per_session_data_size = sizeof(struct session),
-         .rx_buffer_size = RX_BUFFER,
-         .tx_packet_size = TX_PACKET},
-        {0}};
     struct ws *ws = calloc(1, sizeof(*ws));
     if (!ws) {
         log_error("ws", "no_memory");
@@ -488,6 +508,12 @@ struct ws *ws_new(uv_loop_t *loop, size_t frame_max, const struct ws_events *eve
     ws->frame_max = frame_max;
     ws->events = events;
     ws->user = user;
+    memcpy(ws->subprotocol, "chat", sizeof("chat")); /* the library wants one */
+    ws->protocols[0] = (struct lws_protocols){.name = ws->subprotocol,
+                                              .callback = on_lws,
+                                              .per_session_data_size = sizeof(struct session),
+                                              .rx_buffer_size = RX_BUFFER,
+                                              .tx_packet_size = TX_PACKET};
 
     lws_set_log_level(LLL_ERR | LLL_WARN, on_lws_log);
     void *loops[] = {loop};
@@ -511,7 +537,7 @@ struct ws *ws_new(uv_loop_t *loop, size_t frame_max, const struct ws_events *eve
         free(ws);
         return NULL;
     }
-    info.protocols = protocols;
+    info.protocols = ws->protocols;
     info.vhost_name = "hlchat";
     ws->vhost = lws_create_vhost(ws->context, &info);
     if (!ws->vhost) {

@@ -113,7 +113,6 @@ class Http2Client(RawClient):
         super().__init__(None, path, **options)
 
     def _handshake(self, path, headers, subprotocol):
-        assert not subprotocol
         head = {
             ":method": "CONNECT",
             ":protocol": "websocket",
@@ -123,10 +122,13 @@ class Http2Client(RawClient):
             "sec-websocket-version": "13",
             **headers,
         }
+        if subprotocol:
+            head["sec-websocket-protocol"] = subprotocol
         stream = self._connection.open(list(head.items()), end=False)
         self.sock = Stream(self._connection, stream)
         self.sock.settimeout(TIMEOUT_S)
         self.headers = self._connection.headers[stream]
+        self.subprotocol = self.headers.get("sec-websocket-protocol")
         self.body = b""
         status = int(self.headers[":status"])
         self.status = 101 if status == 200 else status  # as RawClient knows it

@@ -253,15 +253,53 @@ class TestHandshake:
         client = stack.connect("somebody", path=path)
         assert client.ask("message", message=path)["message"] == path
 
-    @pytest.mark.parametrize("names", ["chat", "soap, wamp", "xmpp, chat.v9.json", "http", "ws"])
-    def test_an_unknown_subprotocol_is_treated_as_none(self, stack, names):
-        client = stack.connect("somebody", raw=True, subprotocol=names)
-        assert client.subprotocol is None
+    @pytest.mark.parametrize("direct", [False, True], ids=["haproxy", "broker"])
+    @pytest.mark.parametrize(
+        "names",
+        [
+            "chat",
+            "soap, wamp",
+            "xmpp,chat.v9.json",
+            "binary",
+            "  a  ,b",
+            "a" * 62,
+            "!#$%&'*+-.^_`|~7",
+        ],
+    )
+    def test_the_first_subprotocol_is_selected(self, stack, direct, names):
+        client = stack.connect("somebody", raw=True, direct=direct, subprotocol=names)
+        assert client.subprotocol == names.split(",")[0].strip()
         assert client.ask("message", message="hi")["message"] == "hi"
 
-    def test_no_subprotocol(self, stack):
-        client = stack.connect("somebody", raw=True)
+    @pytest.mark.parametrize("direct", [False, True], ids=["haproxy", "broker"])
+    def test_subprotocols_in_several_lines(self, stack, direct):
+        lines = {"Sec-WebSocket-Protocol": "one, two", "sec-websocket-protocol": "three"}
+        client = stack.connect("somebody", raw=True, direct=direct, headers=lines)
+        assert client.subprotocol == "one"
+
+    @pytest.mark.parametrize("direct", [False, True], ids=["haproxy", "broker"])
+    @pytest.mark.parametrize("headers", [{}, {"Sec-WebSocket-Protocol": ""}], ids=["none", "empty"])
+    def test_no_subprotocol(self, stack, direct, headers):
+        for _ in range(2):  # the one before has no part in it
+            client = stack.connect("somebody", raw=True, direct=direct, headers=headers)
+            assert client.subprotocol is None
+            stack.connect(raw=True, direct=direct, subprotocol="other")
+
+    @pytest.mark.parametrize("names", ["a b", ",", ', "a"', "a/b", "a" * 63, "caf\u00e9"])
+    def test_what_is_no_name_of_a_subprotocol(self, stack, names):
+        client = stack.connect("somebody", raw=True, subprotocol=names)
         assert client.subprotocol is None
+        client = stack.connect(raw=True, direct=True, subprotocol=names, upgrade=False)
+        assert client.status == 400
+        assert "Sec-WebSocket-Protocol" in json.loads(client.body)["error"]
+
+    def test_more_subprotocols_than_the_broker_has_room_for(self, stack):
+        names = ", ".join(["name"] * 21)  # 124 bytes
+        assert stack.connect(raw=True, direct=True, subprotocol=names).subprotocol == "name"
+        client = stack.connect(raw=True, direct=True, subprotocol=names + ", b", upgrade=False)
+        assert client.status == 400
+        names = ", ".join(["name"] * 1000)
+        assert stack.connect("somebody", raw=True, subprotocol=names).subprotocol == "name"
 
     @pytest.mark.parametrize("origin", [None, "null", "https://example.org", "file://"])
     def test_any_origin_or_none(self, stack, origin):

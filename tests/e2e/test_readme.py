@@ -48,11 +48,11 @@ class Websocat:
 
 
 class PythonClient:
-    """The websockets library, offering a subprotocol that nobody knows."""
+    """The websockets library, offering a subprotocol, which it gets."""
 
     def __init__(self, stack, path):
         self._client = stack.connect(path=path, subprotocols=["some.game.v7"])
-        assert self._client.subprotocol is None
+        assert self._client.subprotocol == "some.game.v7"
         self.send, self.receive = self._client.send_text, self._client.receive_text
 
     def close(self):
@@ -64,7 +64,7 @@ class PageClient:
 
     SCRIPT = """
         window.frames_ = []; window.wants_ = [];
-        const socket = window.socket_ = new WebSocket(`ws://${location.host}` + arguments[0]);
+        const socket = window.socket_ = new WebSocket(`ws://${location.host}` + arguments[0], ['a.habit']);
         socket.onmessage = event => {
             const want = window.wants_.shift();
             if (want) want(event.data); else window.frames_.push(event.data);

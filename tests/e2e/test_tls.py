@@ -109,6 +109,16 @@ class TestPage:
         by_http2 = r" path=/chat proto=HTTP/2.0 status=101 "
         until("both are logged", lambda: len(re.findall(by_http2, stack.haproxy.log())) == 2)
 
+    def test_a_browser_may_offer_a_subprotocol(self, stack):
+        """By HTTP/2. One that gets none fails."""
+        opened = """
+            const socket = new WebSocket(`wss://${location.host}/chat`, ['binary', 'chat']);
+            socket.onopen = socket.onerror = (event) => arguments[0](event.type + socket.protocol);
+        """
+        with Browser() as page:
+            page.open(stack)
+            assert page.driver.execute_async_script(opened) == "openbinary"
+
     def test_http_leads_to_it(self, stack):
         with Browser() as page:
             page.driver.get("http://{}:{}/".format(*stack.haproxy.address("http")))
@@ -140,6 +150,11 @@ class TestWebSocket:
         clients[0].send_frame(8, b"\x03\xe8")
         assert clients[0].close_code() == 1000
         clients[1].ask("message", message="still here")
+
+    def test_http2_selects_the_first_subprotocol(self, http2):
+        for offered, selected in [("binary, base64", "binary"), ("a b", None), (None, None)]:
+            client = Http2Client(http2, subprotocol=offered).login("two")
+            assert client.subprotocol == selected
 
     def test_http2_waits_for_who_does_not_read(self, stack, http2):
         """More than HTTP/2 lets anybody send (64 KB) before it is read."""
