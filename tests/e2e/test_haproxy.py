@@ -717,7 +717,7 @@ def test_the_client_s_address_cannot_be_claimed(start_stack):
 
 
 def test_a_trusted_proxy_tells_the_client_s_address(start_stack):
-    trusted = "10.0.0.0/8 127.0.0.0/8"
+    trusted = "10.0.0.0/8 127.0.0.0/8 fd00::/8"
     with stand_ins(start_stack, "a", HAPROXY_TRUSTED_PROXIES=trusted) as (stack, _):
         # One connection serves many clients of that proxy.
         connection = http.client.HTTPConnection(*stack.haproxy.address(), timeout=30)
@@ -725,14 +725,64 @@ def test_a_trusted_proxy_tells_the_client_s_address(start_stack):
             for claim, address in (
                 ("6.6.6.6, 7.7.7.7", "7.7.7.7"),
                 ("2001:db8::1", "2001:db8::1"),
-                ("nonsense", "127.0.0.1"),
                 (None, "127.0.0.1"),
+                ("", "127.0.0.1"),
+                # Several in a row.
+                ("6.6.6.6, 10.0.0.1", "6.6.6.6"),
+                ("5.5.5.5, 6.6.6.6,10.0.0.1 , 10.0.0.2", "6.6.6.6"),
+                ("2001:db8::1, fd00::1, 10.0.0.1", "2001:db8::1"),
+                ("6.6.6.6, 10.0.0.1, 7.7.7.7, 10.0.0.2", "7.7.7.7"),
+                ("10.0.0.1", "10.0.0.1"),
+                ("10.0.0.2, 10.0.0.1", "10.0.0.2"),
+                ("6.6.6.6" + ", 10.0.0.1" * 4, "6.6.6.6"),
+                ("6.6.6.6" + ", 10.0.0.1" * 5, "10.0.0.1"),  # no further
+                # Ports and brackets.
+                ("6.6.6.6:1234", "6.6.6.6"),
+                ("6.6.6.6:1234, 10.0.0.1:80", "6.6.6.6"),
+                ("[2001:db8::1]:1234", "2001:db8::1"),
+                ("[2001:db8::1]", "2001:db8::1"),
+                ("[2001:db8::1]:1, [fd00::1]:2, 10.0.0.1:3", "2001:db8::1"),
+                # What cannot be read ends it.
+                ("nonsense", "127.0.0.1"),
+                ("6.6.6.6, nonsense", "127.0.0.1"),
+                ("6.6.6.6, nonsense, 10.0.0.1", "10.0.0.1"),
+                ("6.6.6.6, 10.0.0.2, nonsense, 10.0.0.1", "10.0.0.1"),
+                ("6.6.6.6, , 10.0.0.1", "10.0.0.1"),
+                ("6.6.6.6,", "127.0.0.1"),
+                ("6.6.6.6, unknown", "127.0.0.1"),
+                ("6.6.6.6, 7.7.7", "127.0.0.1"),
+                ("6.6.6.6, 7.7.7.7.7", "127.0.0.1"),
+                ("6.6.6.6, 7.7.7.777", "127.0.0.1"),
+                ("6.6.6.6, 7.7.7.7:", "127.0.0.1"),
+                ("6.6.6.6, 7.7.7.7:x", "127.0.0.1"),
+                ("6.6.6.6, 7.7.7.7/8", "127.0.0.1"),
+                ("6.6.6.6, [7::7", "127.0.0.1"),
+                ("6.6.6.6, 7::7]", "127.0.0.1"),
+                ("6.6.6.6, [7::7]x", "127.0.0.1"),
+                ("6.6.6.6, [::7::7]", "127.0.0.1"),
+                ("6.6.6.6, localhost", "127.0.0.1"),
             ):
                 headers = {} if claim is None else {"X-Forwarded-For": claim}
-                assert seen(stack, headers, connection)["x-forwarded-for"] == address
+                assert seen(stack, headers, connection)["x-forwarded-for"] == address, claim
+                two = [part.strip() for part in (claim or "").rsplit(",", 1)]
+                if len(two) == 2:  # the same in two lines
+                    lines = "".join(f"X-Forwarded-For: {part}\r\n" for part in two)
+                    head = f"GET /api/gaming/events HTTP/1.1\r\nHost: x\r\n{lines}\r\n"
+                    _, body = request_bytes(stack, head.encode())
+                    assert f"x-forwarded-for: {address}\n".encode() in body, claim
         finally:
             connection.close()
         until("the log has it too", lambda: " ip=7.7.7.7 " in stack.haproxy.log())
+
+
+@pytest.mark.parametrize("size", [1, 900, 1011, 1100, 2040])
+def test_the_log_has_the_version_of_a_long_request(start_stack, size):
+    stack = start_stack()
+    path = "/" + "x" * size
+    for version in ("1.1", "1.0"):
+        request_bytes(stack, f"GET {path} HTTP/{version}\r\nHost: x\r\n\r\n".encode())
+        line = rf"path=/x+ proto=HTTP/{version} status=404 "
+        until("it is logged", lambda line=line: re.search(line, stack.haproxy.log()))
 
 
 def test_headers_that_brokers_must_not_see(start_stack):

@@ -64,7 +64,8 @@ class PageClient:
 
     SCRIPT = """
         window.frames_ = []; window.wants_ = [];
-        const socket = window.socket_ = new WebSocket(`ws://${location.host}` + arguments[0], ['a.habit']);
+        const url = `ws://${location.host}` + arguments[0];
+        const socket = window.socket_ = new WebSocket(url, 'a.habit');
         socket.onmessage = event => {
             const want = window.wants_.shift();
             if (want) want(event.data); else window.frames_.push(event.data);
