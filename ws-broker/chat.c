@@ -172,6 +172,20 @@ void chat_reply(struct chat *chat, struct conn *conn, char *buffer, size_t len) 
     fanout_reply(chat->fanout, &conn->out, buffer, len);
 }
 
+/* Old clients send keep-alives of their own making, some of them no JSON: at their pace they are
+ * forgotten before they add up. */
+static unsigned count_error(struct conn *conn, int64_t now_ms) {
+    int64_t forgotten = (now_ms - conn->errors_ms) / PROTO_ERROR_FORGET_MS;
+    if (forgotten >= conn->errors_in_row) {
+        conn->errors_in_row = 0;
+        conn->errors_ms = now_ms;
+    } else {
+        conn->errors_in_row = (uint16_t)(conn->errors_in_row - forgotten);
+        conn->errors_ms += forgotten * PROTO_ERROR_FORGET_MS;
+    }
+    return ++conn->errors_in_row;
+}
+
 void chat_refuse(struct chat *chat, struct conn *conn, enum proto_refusal refusal,
                  const char *text) {
     refusals[refusal].value++;
@@ -180,14 +194,13 @@ void chat_refuse(struct chat *chat, struct conn *conn, enum proto_refusal refusa
     size_t len = 0;
     char *reply = proto_error_reply(text, FANOUT_REPLY_HEADROOM, &len);
     chat_reply(chat, conn, reply, len);
-    /* Old clients send keep-alives of their own making: these are told, and forgiven, and so is
-     * what is no fault of the client. One that is on its way out has a reason to close already. */
-    if (conn->dismissed || refusal == REFUSED_UNAVAILABLE ||
-        (refusal == REFUSED_UNKNOWN_ACTION && conn->state == CONN_LOGGED_IN))
+    /* Who is too fast has been told to wait, what is unavailable is no fault of the client, and one
+     * that is on its way out has a reason to close already. */
+    if (conn->dismissed || refusal == REFUSED_UNAVAILABLE || refusal == REFUSED_RATE)
         return;
     if (conn->login_failures >= chat->login_attempts)
         chat->close(chat->user, conn, CLOSE_LOGIN_ATTEMPTS);
-    else if (++conn->errors_in_row >= PROTO_ERROR_LIMIT)
+    else if (count_error(conn, chat->time.now_ms) >= PROTO_ERROR_LIMIT)
         chat->close(chat->user, conn, CLOSE_ERRORS);
 }
 

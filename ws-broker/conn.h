@@ -40,7 +40,8 @@ struct conn {
     uint64_t stored;    /* the log's mark behind what it last had stored, */
     int64_t stored_ms;  /* and when that was */
     uint8_t pings_unanswered;
-    uint16_t errors_in_row;
+    uint16_t errors_in_row; /* as of errors_ms: one is forgiven each second */
+    int64_t errors_ms;
     uint16_t games_pending;    /* requests that games.h has not answered yet */
     uint16_t login_failures;   /* refused by identity before the first login */
     struct address_ip address; /* the client's, as told by a trusted proxy */

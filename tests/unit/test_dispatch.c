@@ -1560,24 +1560,35 @@ static void test_success_forgives_errors(void **state) {
     assert_int_equal(ann->close_code, 0);
 }
 
-/* Old clients send keep-alives of their own making: these get an error and do not count, neither
- * for nor against. */
-static void test_unknown_actions_of_the_logged_in(void **state) {
-    static const char *const ping = "{\"action\":\"ping\"}";
+/* Old clients send keep-alives of their own making. */
+static void test_keep_alives(void **state) {
+    static const char *const pings[] = {"{\"action\":\"ping\"}", "{\"type\":\"ping\"}", "{}",
+                                        "ping", ""};
     (void)state;
     login(ann, "Ann");
-    for (int i = 0; i < 3 * PROTO_ERROR_LIMIT; i++)
-        say(ann, ping);
-    assert_int_equal(ann->close_code, 0);
-    turn();
-    hears_error(ann, "unknown action");
-    for (int i = 0; i < PROTO_ERROR_LIMIT - 1; i++) {
-        say(ann, "nonsense");
-        say(ann, ping);
+    for (int i = 0; i < 5 * PROTO_ERROR_LIMIT; i++) {
+        say(ann, pings[i % 5]);
+        say(eve, pings[i % 5]);
+        chat.time.now_ms += PROTO_ERROR_FORGET_MS;
     }
     assert_int_equal(ann->close_code, 0);
-    say(ann, "nonsense");
+    assert_int_equal(eve->close_code, 0);
+    for (int i = 0; i < PROTO_ERROR_LIMIT - 1; i++)
+        say(ann, pings[i % 5]);
+    assert_int_equal(ann->close_code, 0);
+    say(ann, pings[0]);
     assert_int_equal(ann->close_code, CLOSE_ERRORS);
+}
+
+/* Of those that come faster than they are forgotten, the rest adds up. */
+static void test_errors_are_forgotten_one_by_one(void **state) {
+    int count = 0;
+    (void)state;
+    for (; !ann->close_code && count < 1000; count++) {
+        chat.time.now_ms += PROTO_ERROR_FORGET_MS / 2;
+        say(ann, "nonsense");
+    }
+    assert_in_range(count, 2 * PROTO_ERROR_LIMIT - 4, 2 * PROTO_ERROR_LIMIT);
 }
 
 static void test_unknown_actions_of_others(void **state) {
@@ -1661,14 +1672,16 @@ static void test_rate_of_frames(void **state) {
     hears(ann, "{\"history\":[]}");
 }
 
-/* Who does not stop is closed in the end. */
-static void test_flood_closes(void **state) {
+/* It is told to wait; what is too fast counts neither for nor against. */
+static void test_what_is_too_fast_is_no_error(void **state) {
     (void)state;
-    chat.frame_rate = (struct rate_limit){.per_second = 1, .burst = 1};
     login(ann, "Ann");
-    for (int i = 0; i < PROTO_ERROR_LIMIT; i++)
+    chat.frame_rate = (struct rate_limit){.per_second = 1, .burst = 1};
+    say(ann, "nonsense");
+    for (int i = 0; i < 4 * PROTO_ERROR_LIMIT; i++)
         say(ann, "{\"action\":\"history\"}");
-    assert_int_equal(ann->close_code, CLOSE_ERRORS);
+    assert_int_equal(ann->close_code, 0);
+    assert_int_equal(ann->conn.errors_in_row, 1);
 }
 
 static void test_wait_is_told_rounded_up(void **state) {
@@ -1756,13 +1769,14 @@ int main(void) {
         CHAT_TEST(test_frames_of_games_are_no_messages),
         CHAT_TEST(test_errors_in_a_row_close),
         CHAT_TEST(test_success_forgives_errors),
-        CHAT_TEST(test_unknown_actions_of_the_logged_in),
+        CHAT_TEST(test_keep_alives),
+        CHAT_TEST(test_errors_are_forgotten_one_by_one),
         CHAT_TEST(test_unknown_actions_of_others),
         CHAT_TEST(test_reply_without_memory),
         CHAT_TEST(test_rate_of_messages),
         CHAT_TEST(test_rate_of_messages_is_per_user),
         CHAT_TEST(test_rate_of_frames),
-        CHAT_TEST(test_flood_closes),
+        CHAT_TEST(test_what_is_too_fast_is_no_error),
         cmocka_unit_test(test_wait_is_told_rounded_up),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
