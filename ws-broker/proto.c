@@ -10,10 +10,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { DEPTH_MAX = 8, OUTPUT_FLAGS = JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE };
+/* json-c counts what is in the innermost one as a level more. */
+enum {
+    DEPTH_MAX = PROTO_DEPTH_MAX + 1,
+    OUTPUT_FLAGS = JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE
+};
 
-/* A whole number beyond this that was written as 1e17 may have been another one. */
-static const int64_t DOUBLE_EXACT_MAX = (int64_t)1 << 53;
+/* A whole number from here on that was written as 1e17 or 1.0 may have been another one. */
+static const int64_t DOUBLE_EXACT_END = (int64_t)1 << 53;
 
 struct proto {
     struct json_tokener *tokener;
@@ -81,6 +85,30 @@ static const char *text_of(struct json_object *value, size_t max) {
     return len <= max && strlen(text) == len ? text : NULL;
 }
 
+/* Whether a number is whole as it is written: 1.00000000000000000001 is 1 only as a double. */
+static bool is_whole(struct json_object *value) {
+    const char *text = json_object_to_json_string_ext(value, OUTPUT_FLAGS);
+    const char *end = text ? text + strcspn(text, "eE") : NULL;
+    if (!text)
+        return false;
+    long power = *end ? strtol(end + 1, NULL, 10) : 0;
+    const char *point = memchr(text, '.', (size_t)(end - text));
+    const char *last = end; /* behind the last digit that is not 0 */
+    while (last > text && !(last[-1] >= '1' && last[-1] <= '9'))
+        last--;
+    if (last == text)
+        return true;
+    long place =
+        point && last > point ? (long)(point + 1 - last) : (long)((point ? point : end) - last);
+    return power >= -place;
+}
+
+/* A whole number that is written with a point or a power of ten. */
+static bool is_whole_double(struct json_object *value) {
+    return json_object_is_type(value, json_type_double) &&
+           isfinite(json_object_get_double(value)) && is_whole(value);
+}
+
 /* Whether the value is a whole number of 64 bits; 10.0 is one. */
 static bool integer_of(struct json_object *value, int64_t *out) {
     if (json_object_is_type(value, json_type_int)) {
@@ -88,10 +116,8 @@ static bool integer_of(struct json_object *value, int64_t *out) {
         /* What does not fit is clamped: above that shows, below the last number is given up. */
         return *out != INT64_MIN && (*out < 0 || json_object_get_uint64(value) <= INT64_MAX);
     }
-    if (!json_object_is_type(value, json_type_double))
-        return false;
     double number = json_object_get_double(value);
-    if (!(fabs(number) <= (double)DOUBLE_EXACT_MAX) || number != trunc(number)) /* NaN too */
+    if (!is_whole_double(value) || fabs(number) >= (double)DOUBLE_EXACT_END)
         return false;
     *out = (int64_t)number;
     return true;
@@ -164,12 +190,10 @@ static bool count_of(struct json_object *value, uint64_t fallback, uint64_t *out
         *out = (uint64_t)number;
         return number >= 0;
     }
-    if (!json_object_is_type(value, json_type_double))
-        return false;
     double number = json_object_get_double(value);
-    if (!(number >= 0) || number != trunc(number))
+    if (!is_whole_double(value) || number < 0)
         return false;
-    *out = number < (double)DOUBLE_EXACT_MAX ? (uint64_t)number : (uint64_t)DOUBLE_EXACT_MAX;
+    *out = number < (double)DOUBLE_EXACT_END ? (uint64_t)number : (uint64_t)DOUBLE_EXACT_END;
     return true;
 }
 
@@ -300,6 +324,45 @@ static bool is_blank(const char *text, size_t len) {
     return true;
 }
 
+static const char *skip_comment(const char *at, const char *end) {
+    bool is_line = at + 1 < end && at[1] == '/', is_block = at + 1 < end && at[1] == '*';
+    const char *stop = is_line    ? memchr(at, '\n', (size_t)(end - at))
+                       : is_block ? memmem(at + 2, (size_t)(end - at - 2), "*/", 2)
+                                  : at;
+    return stop ? stop + (is_block ? 2 : 1) : end;
+}
+
+/* Behind the string that begins at `at`; whether it has an escaped U+0000. */
+static const char *skip_string(const char *at, const char *end, bool *has_nul) {
+    char quote = *at++;
+    for (*has_nul = false; at < end && *at != quote; at++)
+        if (*at == '\\' && ++at < end && *at == 'u' && end - at > 4 && memcmp(at, "u0000", 5) == 0)
+            *has_nul = true;
+    return at < end ? at + 1 : end;
+}
+
+/* json-c ends a member's name at U+0000: "action\u0000x" would be taken for "action". It knows
+ * comments and either quote. */
+static bool has_cut_name(const char *text, size_t len) {
+    const char *end = text + len;
+    bool has_nul = false; /* the string behind which only blanks and comments have come */
+    if (!memmem(text, len, "\\u0000", 6))
+        return false;
+    for (const char *at = text; at < end;) {
+        if (*at == '"' || *at == '\'') {
+            at = skip_string(at, end, &has_nul);
+        } else if (*at == '/') {
+            at = skip_comment(at, end);
+        } else {
+            if (*at == ':' && has_nul)
+                return true;
+            has_nul = has_nul && strchr(" \t\r\n\f\v", *at);
+            at++;
+        }
+    }
+    return false;
+}
+
 /* The parser keeps the strings that it has read of a text of `len` bytes: none is longer. */
 static void wipe_parser(struct proto *proto, size_t len) {
     struct printbuf *strings = proto->tokener->pb;
@@ -312,12 +375,17 @@ enum proto_refusal proto_parse(struct proto *proto, const char *text, size_t len
     json_tokener_reset(proto->tokener);
     struct json_object *root = json_tokener_parse_ex(proto->tokener, text, (int)len);
     size_t end = json_tokener_get_parse_end(proto->tokener);
+    enum json_tokener_error parse_error = json_tokener_get_error(proto->tokener);
     enum proto_refusal refusal;
-    if (json_tokener_get_error(proto->tokener) != json_tokener_success ||
-        !is_blank(text + end, len - end))
+    if (parse_error == json_tokener_error_depth)
+        refusal =
+            refuse(error, "too deep: objects and lists in each other, %d at most", PROTO_DEPTH_MAX);
+    else if (parse_error != json_tokener_success || !is_blank(text + end, len - end))
         refusal = refuse(error, "not JSON: one object in one text frame is expected");
     else if (!json_object_is_type(root, json_type_object))
         refusal = refuse(error, "not a JSON object");
+    else if (has_cut_name(text, len))
+        refusal = refuse(error, "a member's name with U+0000");
     else
         refusal = parse_action(proto, root, request, error);
     request->_root = root;

@@ -20,6 +20,7 @@ enum {
     PROTO_TOKEN_MAX = 8192,       /* bytes of an access token */
     PROTO_CREDENTIAL_MAX = 256,   /* bytes of a username, of a password */
     PROTO_CHANNEL_MAX = 64,       /* bytes of a channel name */
+    PROTO_DEPTH_MAX = 32,         /* objects and lists in each other */
     PROTO_ERROR_MAX = 256,        /* bytes of an error text with its NUL */
     PROTO_ERROR_LIMIT = 50,       /* errors in a row that close a connection, */
     PROTO_ERROR_FORGET_MS = 1000, /* of which one is forgotten after so long */

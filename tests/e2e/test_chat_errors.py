@@ -72,7 +72,13 @@ class TestRequests:
 
     @pytest.mark.parametrize("deep", ["[" * 500 + "]" * 500, "[" * 5000, '{"x":' * 2000])
     def test_nesting_too_deep_is_an_error(self, stack, deep):
-        stack.connect("alice").refused(f'{{"action":"history","x":{deep}}}')
+        error = stack.connect("alice").refused(f'{{"action":"history","x":{deep}}}')
+        assert "32 at most" in error
+
+    def test_nesting_that_nobody_asked_for_is_ignored(self, stack):
+        deep = "[" * 31 + "1" + "]" * 31
+        answer = stack.connect("alice").ask_text(f'{{"action":"history","x":{deep}}}')
+        assert list(answer) == ["history"]
 
     def test_escapes_in_keys_and_actions(self, stack):
         assert "history" in stack.connect("alice").ask_text(

@@ -113,6 +113,7 @@ static enum proto_refusal parse(const char *text, size_t len, char *out, size_t 
 #define BAD_CHANNEL "channel: a string of 1 to 64 bytes without U+0000, or an integer"
 #define BAD_LIMIT   "limit: an integer from 0"
 #define BAD_OFFSET  "offset: an integer from 0"
+#define BAD_NAME    "a member's name with U+0000"
 
 #define FORTY      "1234567890123456789012345678901234567890"
 #define SIXTY_FOUR "1234567890123456789012345678901234567890123456789012345678901234"
@@ -194,6 +195,31 @@ static const struct {
     {TEXT("{\"action\":\"message\",\"message\":\"hi\",\"channel\":0}"), 0, "message 'hi' in 0"},
     {TEXT("{\"action\":\"message\",\"message\":\"hi\",\"channel\":-7}"), 0, "message 'hi' in -7"},
     {TEXT("{\"action\":\"message\",\"message\":\"hi\",\"channel\":-0.0}"), 0, "message 'hi' in 0"},
+    {TEXT("{\"action\":\"message\",\"message\":\"hi\",\"channel\":9007199254740991.0}"), 0,
+     "message 'hi' in 9007199254740991"},
+    {TEXT("{\"action\":\"message\",\"message\":\"hi\",\"channel\":-9007199254740991.0}"), 0,
+     "message 'hi' in -9007199254740991"},
+    {TEXT("{\"action\":\"message\",\"message\":\"hi\",\"channel\":1000e-3}"), 0,
+     "message 'hi' in 1"},
+    {TEXT("{\"action\":\"message\",\"message\":\"hi\",\"channel\":1.50E1}"), 0,
+     "message 'hi' in 15"},
+    {TEXT("{\"action\":\"message\",\"message\":\"hi\",\"channel\":0.0e-9}"), 0,
+     "message 'hi' in 0"},
+    /* not exact */
+    {TEXT("{\"action\":\"message\",\"message\":\"hi\",\"channel\":9007199254740992.0}"), MALFORMED,
+     BAD_CHANNEL},
+    {TEXT("{\"action\":\"message\",\"message\":\"hi\",\"channel\":9007199254740993.0}"), MALFORMED,
+     BAD_CHANNEL},
+    {TEXT("{\"action\":\"message\",\"message\":\"hi\",\"channel\":-9007199254740993.0}"), MALFORMED,
+     BAD_CHANNEL},
+    {TEXT("{\"action\":\"message\",\"message\":\"hi\",\"channel\":1.00000000000000000001}"),
+     MALFORMED, BAD_CHANNEL},
+    {TEXT("{\"action\":\"message\",\"message\":\"hi\",\"channel\":0.99999999999999999999}"),
+     MALFORMED, BAD_CHANNEL},
+    {TEXT("{\"action\":\"message\",\"message\":\"hi\",\"channel\":1e-400}"), MALFORMED,
+     BAD_CHANNEL},
+    {TEXT("{\"action\":\"message\",\"message\":\"hi\",\"channel\":1001e-3}"), MALFORMED,
+     BAD_CHANNEL},
     {TEXT("{\"action\":\"message\",\"message\":\"hi\",\"channel\":2147483648}"), 0,
      "message 'hi' in 2147483648"},
     {TEXT("{\"action\":\"message\",\"message\":\"hi\",\"channel\":9007199254740992}"), 0,
@@ -228,6 +254,8 @@ static const struct {
     {TEXT("{\"action\":\"history\",\"limit\":null,\"offset\":null}"), 0, "history 10 from 0"},
     {TEXT("{\"action\":\"history\",\"limit\":5.0,\"offset\":1e2}"), 0, "history 5 from 100"},
     {TEXT("{\"action\":\"history\",\"limit\":-0.0}"), 0, "history 0 from 0"},
+    {TEXT("{\"action\":\"history\",\"limit\":1.00000000000000000001}"), MALFORMED, BAD_LIMIT},
+    {TEXT("{\"action\":\"history\",\"offset\":1e-400}"), MALFORMED, BAD_OFFSET},
     {TEXT("{\"action\":\"history\",\"limit\":9223372036854775807}"), 0,
      "history 9223372036854775807 from 0"},
     {TEXT("{\"action\":\"history\",\"limit\":18446744073709551615}"), 0,
@@ -308,9 +336,18 @@ static const struct {
     {TEXT("{\"action\":\"history\",\"limit\":\"x\",\"limit\":4}"), 0, "history 4 from 0"},
     {TEXT("{\"action\":\"login\",\"token\":\"a\",\"token\":\"b\"}"), 0, "login token b"},
 
-    /* escapes in names are undone; json-c ends a name at its first U+0000 */
+    /* escapes in names are undone */
     {TEXT("{\"\\u0061ction\":\"history\"}"), 0, "history 10 from 0"},
-    {TEXT("{\"action\\u0000x\":\"history\"}"), 0, "history 10 from 0"},
+    {TEXT("{\"action\\u0000x\":\"history\"}"), MALFORMED, BAD_NAME},
+    {TEXT("{\"action\\u0000x\" \t\n:\"history\"}"), MALFORMED, BAD_NAME},
+    {TEXT("{'action\\u0000x' /* : */ :\"history\"}"), MALFORMED, BAD_NAME},
+    {TEXT("{'action\\u0000x' // :\n :\"history\"}"), MALFORMED, BAD_NAME},
+    {TEXT("{\"action\":\"history\",\"limit\\u0000\":\"x\"}"), MALFORMED, BAD_NAME},
+    {TEXT("{\"action\":\"history\",\"x\":[{\"\\u0000\":1}]}"), MALFORMED, BAD_NAME},
+    {TEXT("{\"action\":\"history\",\"x\":\"\\u0000\",\"y\":1}"), 0, "history 10 from 0"},
+    {TEXT("{\"action\":\"history\",\"x\":\"\\u0000\\\":\",\"y\":1}"), 0, "history 10 from 0"},
+    {TEXT("{\"action\":\"history\",\"x\\\\u0000\":1}"), 0, "history 10 from 0"},
+    {TEXT("{\"action\":\"history\",\"x\":1/* '\\u0000': */}"), 0, "history 10 from 0"},
 };
 
 static void test_requests(void **state) {
@@ -406,18 +443,20 @@ static void test_cut_anywhere(void **state) {
     assert_string_equal(result, "message 'hž' in 15");
 }
 
-/* Objects in objects: eight levels are enough for everybody. */
+/* Objects in objects: those that nobody asked for are ignored, to a depth that the error names. */
 static void test_deep_nesting(void **state) {
     static char text[40000];
     char result[512];
     (void)state;
-    for (size_t depth = 1; depth < 10000; depth = depth < 10 ? depth + 1 : depth * 3) {
+    for (size_t depth = 1; depth < 10000; depth = depth < 40 ? depth + 1 : depth * 3) {
         size_t used = (size_t)snprintf(text, sizeof(text), "{\"action\":\"history\",\"x\":");
         memset(text + used, '[', depth);
         memset(text + used + depth, ']', depth);
         text[used + 2 * depth] = '}';
         enum proto_refusal refusal = parse(text, used + 2 * depth + 1, result, sizeof(result));
-        assert_int_equal(refusal, depth < 8 ? REFUSED_NOT : REFUSED_MALFORMED);
+        assert_int_equal(refusal, depth <= PROTO_DEPTH_MAX ? REFUSED_NOT : REFUSED_MALFORMED);
+        if (refusal)
+            assert_non_null(strstr(result, "32 at most"));
         memset(text, '[', depth);
         assert_int_equal(parse(text, depth, result, sizeof(result)), REFUSED_MALFORMED);
     }
