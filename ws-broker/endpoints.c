@@ -115,13 +115,22 @@ struct endpoint_answer endpoint_bad_subprotocol(void) {
                       "{\"error\":\"Sec-WebSocket-Protocol: names of 1 to 62 bytes, 126 in all\"}");
 }
 
+struct endpoint_answer endpoint_no_host(void) {
+    return json_error(400, "", "{\"error\":\"the header Host is missing\"}");
+}
+
+struct endpoint_answer endpoint_no_key(void) {
+    return json_error(400, "", "{\"error\":\"the header Sec-WebSocket-Key is missing\"}");
+}
+
+/* Not 429, at which some libraries' reconnect loops end. */
 struct endpoint_answer endpoint_refused(enum admission_result why) {
     switch (why) {
     case ADMISSION_ADDRESS:
-        return json_error(429, "Retry-After: 5\r\n",
+        return json_error(503, "Retry-After: 5\r\n",
                           "{\"error\":\"too many connections from your address\"}");
     case ADMISSION_RATE:
-        return json_error(429, "Retry-After: 5\r\n",
+        return json_error(503, "Retry-After: 5\r\n",
                           "{\"error\":\"your address connects too often\"}");
     case ADMISSION_OK:
     case ADMISSION_FULL:

@@ -71,6 +71,12 @@ struct endpoint_answer endpoint_only_get(void);
 /** A request with a body. */
 struct endpoint_answer endpoint_no_body(void);
 
+/** An upgrade without the header Host. */
+struct endpoint_answer endpoint_no_host(void);
+
+/** An upgrade without the header Sec-WebSocket-Key. */
+struct endpoint_answer endpoint_no_key(void);
+
 /** An upgrade that offers as its first subprotocol what is no name of one. */
 struct endpoint_answer endpoint_bad_subprotocol(void);
 

@@ -380,9 +380,15 @@ static int select_subprotocol(struct ws *ws, struct lws *wsi) {
 static int confirm_upgrade(struct ws *ws, struct lws *wsi, const char *to) {
     if (strcasecmp(to, "websocket") != 0) /* the library would take h2c too */
         return -1;
-    if (select_subprotocol(ws, wsi) == CHAT_OK)
+    struct endpoint_answer answer;
+    if (lws_hdr_total_length(wsi, WSI_TOKEN_HOST) == 0)
+        answer = endpoint_no_host();
+    else if (lws_hdr_total_length(wsi, WSI_TOKEN_KEY) == 0)
+        answer = endpoint_no_key();
+    else if (select_subprotocol(ws, wsi) != CHAT_OK)
+        answer = endpoint_bad_subprotocol();
+    else
         return 0;
-    struct endpoint_answer answer = endpoint_bad_subprotocol();
     send_answer(wsi, &answer, true);
     return -1;
 }

@@ -63,14 +63,14 @@ class TestConnPerAddress:
     def _empty(self, stack):
         until("nobody is left", lambda: stack.broker.metrics()["hlchat_connections"] == 0)
 
-    def test_one_too_many_gets_429_through_haproxy(self, stack):
+    def test_one_too_many_gets_503_through_haproxy(self, stack):
         for _ in range(2):
             stack.connect()
-        assert refused(ask_in(stack, direct=False), 429)
+        assert refused(ask_in(stack, direct=False), 503)
 
     def test_each_address_has_its_own(self, stack):
         self.enter(stack, "203.0.113.1")
-        assert refused(ask_in(stack, address="203.0.113.1"), 429)
+        assert refused(ask_in(stack, address="203.0.113.1"), 503)
         self.enter(stack, "203.0.113.2")
 
     def test_who_leaves_makes_room(self, stack):
@@ -82,19 +82,19 @@ class TestConnPerAddress:
     def test_an_ipv6_household_is_one_address(self, stack):
         self.enter(stack, "2001:db8:0:1::1", 1)
         self.enter(stack, "2001:db8:0:1:ffff::2", 1)
-        assert refused(ask_in(stack, address="2001:db8:0:1::3"), 429)
+        assert refused(ask_in(stack, address="2001:db8:0:1::3"), 503)
         self.enter(stack, "2001:db8:0:2::1")
 
     def test_what_a_client_puts_before_it_changes_nothing(self, stack):
         for fake in ("198.51.100.1", "198.51.100.2"):
             self.enter(stack, f"{fake}, 203.0.113.9", 1)
-        assert refused(ask_in(stack, address="198.51.100.3, 203.0.113.9"), 429)
+        assert refused(ask_in(stack, address="198.51.100.3, 203.0.113.9"), 503)
 
     def test_an_untrusted_peer_cannot_choose_its_address(self, start_stack):
         stack = start_stack(api=False, CONN_PER_ADDRESS=2, TRUSTED_PROXIES="10.0.0.0/8")
         self.enter(stack, "203.0.113.1", 1)
         self.enter(stack, "203.0.113.2", 1)
-        assert refused(ask_in(stack, address="203.0.113.3"), 429)
+        assert refused(ask_in(stack, address="203.0.113.3"), 503)
 
     def test_off_by_default(self, start_stack):
         stack = start_stack(api=False)
@@ -105,7 +105,7 @@ class TestConnPerAddress:
 class TestConnectRate:
     SETTINGS = {"CONNECT_RATE_PER_ADDRESS": 2, "api": False}
 
-    def test_too_many_at_once_get_429_and_others_do_not(self, stack):
+    def test_too_many_at_once_get_503_and_others_do_not(self, stack):
         began = time.monotonic()
         attempts = [ask_in(stack, address="203.0.113.1") for _ in range(30)]
         took = time.monotonic() - began
@@ -113,7 +113,7 @@ class TestConnectRate:
         assert attempts[0].status == 101
         assert len(attempts) - len(refusals) <= 4 + 2 * took  # the burst is for two seconds
         for client in refusals:
-            refused(client, 429)
+            refused(client, 503)
         assert ask_in(stack, address="203.0.113.2").status == 101
         until("it may come again", lambda: ask_in(stack, address="203.0.113.1").status == 101)
 

@@ -301,6 +301,19 @@ class TestHandshake:
         names = ", ".join(["name"] * 1000)
         assert stack.connect("somebody", raw=True, subprotocol=names).subprotocol == "name"
 
+    @pytest.mark.parametrize("direct", [False, True], ids=["haproxy", "broker"])
+    @pytest.mark.parametrize("host", [None, ""], ids=["none", "empty"])
+    def test_a_host_is_wanted(self, stack, direct, host):
+        client = stack.connect(raw=True, direct=direct, headers={"Host": host}, upgrade=False)
+        assert client.status == 400
+        assert "Host" in json.loads(client.body)["error"]
+
+    def test_the_broker_wants_a_key(self, stack):
+        headers = {"Sec-WebSocket-Key": None}
+        client = stack.connect(raw=True, direct=True, headers=headers, upgrade=False)
+        assert client.status == 400
+        assert "Sec-WebSocket-Key" in json.loads(client.body)["error"]
+
     @pytest.mark.parametrize("origin", [None, "null", "https://example.org", "file://"])
     def test_any_origin_or_none(self, stack, origin):
         stack.connect("somebody", raw=True, headers={"Origin": origin})

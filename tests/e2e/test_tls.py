@@ -166,6 +166,11 @@ class TestWebSocket:
         reader.send("message", message="y" * 2048)
         assert talker.receive()["message"] == "y" * 2048
 
+    def test_http2_has_the_same_longest_target(self, http2):
+        longest = "/api?" + "a" * 2043
+        assert http2.request("GET", longest)[0] == 200
+        assert http2.request("GET", longest + "a")[0] == 414
+
     def test_http2_upgrades_that_are_none(self, http2):
         for protocol in ("h2c", "connect-udp", "websocket, h2c"):
             # HAProxy 3.0 does not even take these for requests, and resets the stream.
@@ -214,7 +219,7 @@ class TestRedirect:
                 sock.sendall(f"{head}\r\nConnection: close\r\n\r\n".encode())
                 answer = sock.makefile().read()
             assert answer.startswith("HTTP/1.1 400 ")
-            assert answer.endswith('{"error":"bad request"}')
+            assert answer.endswith('{"error":"the header Host is missing"}')
 
     def test_a_websocket_is_not_opened_without_tls(self, stack):
         assert plain(stack, path="/chat", headers=HANDSHAKE).status == 308

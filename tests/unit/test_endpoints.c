@@ -101,9 +101,9 @@ static void test_refused(void **state) {
     (void)state;
     check(endpoint_refused(ADMISSION_FULL), 503, "Retry-After: 5\r\n",
           "{\"error\":\"the server is full\"}");
-    check(endpoint_refused(ADMISSION_ADDRESS), 429, "Retry-After: 5\r\n",
+    check(endpoint_refused(ADMISSION_ADDRESS), 503, "Retry-After: 5\r\n",
           "{\"error\":\"too many connections from your address\"}");
-    check(endpoint_refused(ADMISSION_RATE), 429, "Retry-After: 5\r\n",
+    check(endpoint_refused(ADMISSION_RATE), 503, "Retry-After: 5\r\n",
           "{\"error\":\"your address connects too often\"}");
 }
 
