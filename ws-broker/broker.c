@@ -43,6 +43,7 @@
 #include "ws-broker/drain.h"
 #include "ws-broker/entrance.h"
 #include "ws-broker/fanout.h"
+#include "ws-broker/flood.h"
 #include "ws-broker/games.h"
 #include "ws-broker/http.h"
 #include "ws-broker/identity_secret.h"
@@ -54,10 +55,13 @@
 enum {
     TICK_MS = 1000,
     GAMES_TICK_MS = 100,
-    FILES_USUAL = 1 << 16, /* see raise_file_limit() */
-    FILES_RESERVED = 64,   /* for listeners, logs, health checks and the operators' port */
-    FRAME_RATE_FACTOR = 4, /* frames that a connection may send for each message of its user */
-    ENTRY_MAX = 256 << 10, /* bytes of the largest message that another broker may have stored */
+    FLOOD_TICK_MS = 250,
+    FLOOD_BUSY_PERCENT = 25, /* of the time: from there on one looks who it is that keeps us busy */
+    FLOOD_LOOKS_PER_MS = 50, /* a look is a system call: so many for each ms between them */
+    FILES_USUAL = 1 << 16,   /* see raise_file_limit() */
+    FILES_RESERVED = 64,     /* for listeners, logs, health checks and the operators' port */
+    FRAME_RATE_FACTOR = 4,   /* frames that a connection may send for each message of its user */
+    ENTRY_MAX = 256 << 10,   /* bytes of the largest message that another broker may have stored */
     GROUP_RING_BYTES = 256 << 10,
     LOST_PER_STEP = 20, /* clients that are closed every LOST_STEP_MS: 200 a second */
     LOST_STEP_MS = 100,
@@ -74,7 +78,8 @@ struct broker {
     uv_timer_t flush_due; /* FLUSH_INTERVAL_MS */
     uv_timer_t tick, games_timer;
     uv_timer_t drain_timer; /* runs from the signal to stop on */
-    uv_timer_t lost_timer;  /* runs while clients that have lost continuity are closed */
+    uv_timer_t flood_timer;
+    uv_timer_t lost_timer; /* runs while clients that have lost continuity are closed */
     uv_signal_t sigterm, sigint, sighup;
     uv_timer_t exit_timer;        /* runs while the loop runs out, without keeping it alive */
     struct listener listeners[2]; /* by enum ws_side */
@@ -88,6 +93,7 @@ struct broker {
     struct entrance entrance;
     struct metrics metrics;
     uint64_t turn_ended_ns, idle_ns; /* for the loop's lag */
+    uint64_t flood_tick_ns, flood_idle_ns, flood_looked_ns;
     struct drain drain;
 };
 
@@ -330,6 +336,38 @@ static void on_silent(void *user, struct conn *conn) {
     ws_close(((struct broker *)user)->ws, conn, CLOSE_SLOW);
 }
 
+static size_t clients_of(const struct broker *broker) {
+    size_t clients = 0;
+    for (size_t i = 0; i < broker->chat_count; i++)
+        clients += conns_count(&broker->chats[i]->conns);
+    return clients;
+}
+
+static void close_if_flood(void *user, struct conn *conn) {
+    struct broker *broker = user;
+    if (conn->state == CONN_CLOSING ||
+        !flood_is_over(&conn->flood, ws_received(conn), (int64_t)uv_now(&broker->loop)))
+        return;
+    log_info("broker", "client_flood", log_int("conn", (int64_t)conn->id));
+    ws_close_soon(broker->ws, conn, CLOSE_ERRORS);
+}
+
+/* Who is idle costs nothing: the clients are only looked at when the loop is busy. */
+static void on_flood_tick(uv_timer_t *timer) {
+    struct broker *broker = timer->data;
+    uint64_t now = uv_hrtime(), idle = uv_metrics_idle_time(&broker->loop);
+    uint64_t took = now - broker->flood_tick_ns, slept = idle - broker->flood_idle_ns;
+    uint64_t since_ms = (now - broker->flood_looked_ns) / 1000000;
+    broker->flood_tick_ns = now;
+    broker->flood_idle_ns = idle;
+    if (slept * 100 > took * (100 - FLOOD_BUSY_PERCENT) ||
+        clients_of(broker) > since_ms * FLOOD_LOOKS_PER_MS)
+        return;
+    broker->flood_looked_ns = now;
+    for (size_t i = 0; i < broker->chat_count; i++)
+        conns_each(&broker->chats[i]->conns, close_if_flood, broker);
+}
+
 static void on_tick(uv_timer_t *timer) {
     static const struct conns_overdue overdue = {on_login_timeout, on_expired, on_ping, on_silent};
     struct broker *broker = timer->data;
@@ -382,6 +420,7 @@ static void close_all(struct broker *broker) {
     close_handle(&broker->tick);
     close_handle(&broker->games_timer);
     close_handle(&broker->drain_timer);
+    close_handle(&broker->flood_timer);
     close_handle(&broker->lost_timer);
     close_handle(&broker->sigterm);
     close_handle(&broker->sigint);
@@ -391,13 +430,6 @@ static void close_all(struct broker *broker) {
 static void stop_listening(struct broker *broker) {
     listener_stop(&broker->listeners[WS_PLAYERS]);
     listener_stop(&broker->listeners[WS_OPS]);
-}
-
-static size_t clients_of(const struct broker *broker) {
-    size_t clients = 0;
-    for (size_t i = 0; i < broker->chat_count; i++)
-        clients += conns_count(&broker->chats[i]->conns);
-    return clients;
 }
 
 static void on_drain_step(uv_timer_t *timer) {
@@ -652,16 +684,19 @@ static void start_handles(struct broker *broker) {
     uv_timer_init(loop, &broker->tick);
     uv_timer_init(loop, &broker->games_timer);
     uv_timer_init(loop, &broker->drain_timer);
+    uv_timer_init(loop, &broker->flood_timer);
     uv_timer_init(loop, &broker->lost_timer);
     uv_timer_init(loop, &broker->exit_timer);
     uv_signal_init(loop, &broker->sigterm);
     uv_signal_init(loop, &broker->sigint);
     uv_signal_init(loop, &broker->sighup);
     broker->turn_end.data = broker->tick.data = broker->drain_timer.data = broker;
+    broker->flood_timer.data = broker;
     broker->lost_timer.data = broker->games_timer.data = broker;
     broker->sigterm.data = broker->sigint.data = broker->sighup.data = broker;
     uv_check_start(&broker->turn_end, on_turn_end);
     uv_timer_start(&broker->tick, on_tick, TICK_MS, TICK_MS);
+    uv_timer_start(&broker->flood_timer, on_flood_tick, FLOOD_TICK_MS, FLOOD_TICK_MS);
     uv_signal_start(&broker->sigterm, on_signal, SIGTERM);
     uv_signal_start(&broker->sigint, on_signal, SIGINT);
     uv_signal_start(&broker->sighup, on_hangup, SIGHUP);

@@ -196,8 +196,13 @@ void chat_refuse(struct chat *chat, struct conn *conn, enum proto_refusal refusa
     chat_reply(chat, conn, reply, len);
     /* Who is too fast has been told to wait, what is unavailable is no fault of the client, and one
      * that is on its way out has a reason to close already. */
-    if (conn->dismissed || refusal == REFUSED_UNAVAILABLE || refusal == REFUSED_RATE)
+    if (conn->dismissed || refusal == REFUSED_UNAVAILABLE)
         return;
+    if (refusal == REFUSED_RATE) {
+        if (flood_charge(&conn->flood, FLOOD_REFUSED, chat->time.now_ms))
+            chat->close(chat->user, conn, CLOSE_ERRORS);
+        return;
+    }
     if (conn->login_failures >= chat->login_attempts)
         chat->close(chat->user, conn, CLOSE_LOGIN_ATTEMPTS);
     else if (count_error(conn, chat->time.now_ms) >= PROTO_ERROR_LIMIT)

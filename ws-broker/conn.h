@@ -16,6 +16,7 @@
 #include "shared/address.h"
 #include "ws-broker/backlog.h"
 #include "ws-broker/fanout.h"
+#include "ws-broker/flood.h"
 #include "ws-broker/rate.h"
 
 struct chat;
@@ -48,6 +49,7 @@ struct conn {
     struct chat *chat;         /* which one it has come to */
     struct user *user;         /* set while logged in; counted in users.h */
     struct rate frames;
+    struct flood flood;
     uint64_t losses; /* the log's, when it logged in: with more by now it has missed something */
     int64_t login_deadline_ms; /* while CONN_NEW */
     int64_t next_ping_ms;

@@ -472,7 +472,7 @@ const char *proto_close_reason(int code) {
     case CLOSE_BINARY:
         return "binary frames are not accepted";
     case CLOSE_ERRORS:
-        return "too many errors in a row";
+        return "too many errors in a row, or too many frames";
     case CLOSE_TOO_BIG:
         return "message too big";
     case CLOSE_INTERNAL:

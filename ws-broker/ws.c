@@ -11,6 +11,7 @@
 #include "shared/log.h"
 #include "shared/status.h"
 #include "ws-broker/proto.h"
+#include "ws-broker/received.h"
 #include "ws-broker/subprotocol.h"
 
 enum {
@@ -24,6 +25,7 @@ enum {
     ANSWER_TIMEOUT_S = 15,  /* for what answers later; games.h takes less */
     CLOSE_FLUSH_MS = 10000, /* what a closing client may take to read what it was sent */
     CLOSE_REPLY_MS = 5000,  /* and then to answer the close frame */
+    CLOSE_SOON_MS = 200,    /* both, for one that does not stop sending */
     CLOSE_CHECK_MS = 100,
 };
 
@@ -52,6 +54,7 @@ struct session {
     bool is_open;
     unsigned paused; /* enum paused */
     enum closing closing;
+    bool closes_soon;
     int close_code;
     int64_t close_deadline_ms;
     struct session *prev, *next; /* list of those that close */
@@ -98,7 +101,8 @@ static void send_close(struct session *session) {
     lws_close_reason(session->wsi, (enum lws_close_status)session->close_code,
                      (unsigned char *)(uintptr_t)reason, strlen(reason));
     session->closing = CLOSING_REPLY;
-    session->close_deadline_ms = (int64_t)uv_now(session->ws->loop) + CLOSE_REPLY_MS;
+    session->close_deadline_ms = (int64_t)uv_now(session->ws->loop) +
+                                 (session->closes_soon ? CLOSE_SOON_MS : CLOSE_REPLY_MS);
     /* SYNC: the only way that sends the frame under libuv. The session may be gone on return. */
     lws_set_timeout(session->wsi, PENDING_TIMEOUT_CLOSE_SEND, LWS_TO_KILL_SYNC);
 }
@@ -150,6 +154,17 @@ void ws_close(struct ws *ws, struct conn *conn, int code) {
     session->close_deadline_ms = (int64_t)uv_now(ws->loop) + CLOSE_FLUSH_MS;
     DL_APPEND(ws->closing, session);
     check_closing_in(ws, 0);
+}
+
+void ws_close_soon(struct ws *ws, struct conn *conn, int code) {
+    struct session *session = session_of(conn);
+    ws_close(ws, conn, code);
+    session->closes_soon = true;
+    session->close_deadline_ms = (int64_t)uv_now(ws->loop) + CLOSE_SOON_MS;
+}
+
+uint64_t ws_received(struct conn *conn) {
+    return received_bytes(lws_get_socket_fd(session_of(conn)->wsi));
 }
 
 /* ---- what the fan-out writes ----------------------------------------------------------------- */
@@ -417,6 +432,7 @@ static void on_established(struct ws *ws, struct lws *wsi, struct session *sessi
 
 static void take(struct ws *ws, struct lws *wsi, struct conn *conn, const char *bytes, size_t len) {
     conn->pings_unanswered = 0;
+    conn->flood.used += len + (lws_is_final_fragment(wsi) ? FLOOD_FRAME : 0);
     if (conn->state == CONN_CLOSING)
         return;
     if (lws_frame_is_binary(wsi)) {

@@ -90,6 +90,13 @@ void ws_close(struct ws *ws, struct conn *conn, int code);
  * closing one is read again. */
 void ws_set_reading(struct conn *conn, bool on);
 
+/** As ws_close(), for a client that does not stop sending: what it should have read by then is not
+ * waited for longer than 0.2 s. */
+void ws_close_soon(struct ws *ws, struct conn *conn, int code);
+
+/** All bytes that have come by its connection; 0: that is not known (it is a unix socket). */
+uint64_t ws_received(struct conn *conn);
+
 /** The answer to a request that was to get it later; if it has gone, nothing happens. */
 void ws_answer(struct ws *ws, uint64_t request_id, const struct endpoint_answer *answer);
 

@@ -11,6 +11,7 @@ import time
 
 import pytest
 from client import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Closed, frame_bytes
+from stack import until
 
 HISTORY = b'{"action":"history","limit":0}'
 ANSWER = {"history": []}
@@ -289,6 +290,49 @@ class TestRefused:
             while True:
                 frames.append(raw.receive())
         assert (frames, closed.value.code) in [([ANSWER], 1000), ([], 1002), ([], 1006)]
+
+
+class TestFlood:
+    """Frames that are no messages; the client has not even logged in."""
+
+    SETTINGS = {"api": False}
+
+    @pytest.mark.parametrize("direct", [False, True], ids=["haproxy", "broker"])
+    @pytest.mark.parametrize(
+        "frames",
+        [
+            frame_bytes(PING, b"") * 100,
+            frame_bytes(PING, b"x" * 125) * 100,
+            frame_bytes(PONG, b"") * 100,
+            frame_bytes(TEXT, b"", final=False) + frame_bytes(CONTINUATION, b"", final=False) * 100,
+        ],
+        ids=["pings", "long pings", "pongs", "empty fragments"],
+    )
+    def test_it_is_closed(self, stack, direct, frames):
+        flooder = stack.connect(raw=True, direct=direct)
+        flooder.send_bytes(frames)
+        rest = frame_bytes(CONTINUATION, b"", final=False) * 100
+        frames = frames if frames[0] & 0x08 else rest
+        before = stack.broker.log().count("client_flood")
+        flooder.sock.settimeout(1)
+        deadline = time.monotonic() + 20
+        with contextlib.suppress(OSError):  # it is not told for sure, and may wait in vain
+            while time.monotonic() < deadline:
+                flooder.send_bytes(frames)
+        assert stack.broker.log().count("client_flood") == before + 1
+        until("it has gone", lambda: stack.broker.metrics()["hlchat_connections"] == 0)
+        assert stack.connect("ann").history(limit=0) == []
+
+    def test_a_moderate_pace_is_no_flood(self, stack):
+        ann = stack.connect("ann", raw=True, direct=True)
+        for byte in json.dumps({"action": "message", "message": "x" * 2000}).encode()[:-1]:
+            first = byte == ord("{")
+            ann.send_frame(TEXT if first else CONTINUATION, bytes([byte]), final=False)
+        ann.send_frame(CONTINUATION, b"}")
+        assert ann.receive()["message"] == "x" * 2000
+        for _ in range(1000):
+            ann.send_frame(PING, b"")
+        assert ann.ask("history", limit=0) == {"history": []}
 
 
 class TestClose:

@@ -1684,6 +1684,18 @@ static void test_what_is_too_fast_is_no_error(void **state) {
     assert_int_equal(ann->conn.errors_in_row, 1);
 }
 
+/* Who does not stop is closed in the end. */
+static void test_flood_closes(void **state) {
+    int count = 0;
+    (void)state;
+    chat.frame_rate = (struct rate_limit){.per_second = 1, .burst = 1};
+    login(ann, "Ann");
+    for (; !ann->close_code && count < 10000; count++)
+        say(ann, "{\"action\":\"history\"}");
+    assert_int_equal(ann->close_code, CLOSE_ERRORS);
+    assert_in_range(count, FLOOD_BURST / FLOOD_REFUSED, FLOOD_BURST / FLOOD_REFUSED + 3);
+}
+
 static void test_wait_is_told_rounded_up(void **state) {
     static const struct {
         int64_t wait_ms;
@@ -1777,6 +1789,7 @@ int main(void) {
         CHAT_TEST(test_rate_of_messages_is_per_user),
         CHAT_TEST(test_rate_of_frames),
         CHAT_TEST(test_what_is_too_fast_is_no_error),
+        CHAT_TEST(test_flood_closes),
         cmocka_unit_test(test_wait_is_told_rounded_up),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
