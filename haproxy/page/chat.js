@@ -34,10 +34,12 @@ let socket = null;
 let phase = 'off'; // off, waiting, connecting, login, asking (for another token), loading, ready
 // The token lives in sessionStorage: it outlives a reload but goes with the tab, is not left for the next person at
 // this machine, and unlike a cookie is sent by nobody but this page.
-let token = sessionStorage.getItem('token') ?? '';
-let proven = token; // the token that logged in last
-let refusals = 0; // of the proven token
+const kept = sessionStorage.getItem('token');
+let who = kept ? { token: kept } : null; // or username and password, which are kept nowhere
+let proven = who; // what logged in last
+let refusals = 0; // of what is proven
 let known = false; // ownId() was seen to be right
+let heard = null; // who said what was sent here, with a username: the first such is taken for oneself
 let attempts = 0;
 let readySince = 0;
 let lastFrame = 0;
@@ -85,7 +87,7 @@ function awaitAnswer() {
 
 function login() {
   setPhase('login');
-  request({ action: 'login', token });
+  request({ action: 'login', ...who });
 }
 
 function load() {
@@ -98,8 +100,8 @@ function receive(frame) {
   if (typeof frame.error === 'string') {
     refused(frame.error);
   } else if (frame.info === 'connected' && phase === 'login') {
-    sessionStorage.setItem('token', token);
-    proven = token;
+    if (who.token) sessionStorage.setItem('token', who.token);
+    proven = who;
     refusals = 0;
     showScreen('chat');
     load();
@@ -131,8 +133,9 @@ function refused(error) {
   clearTimeout(answerTimer);
   if (phase === 'login') {
     // v1 says "not yet, I am starting" and "not you" in the same way: a token that has worked is tried again.
-    if (token === proven && ++refusals < 5) lost(1006);
+    if (who === proven && ++refusals < 5) lost(1006);
     else ask(error);
+    if (error.includes('takes no passwords')) ui.account.hidden = true;
   } else if (phase === 'loading') {
     loaded([]);
     notify(`Earlier messages could not be loaded: ${error}`);
@@ -220,10 +223,11 @@ function clearPending() {
 
 // v1 does not tell clients who they are, so this is a guess: a JWT's "sub", or a name of the dev identity.
 function ownId() {
+  if (who?.username) return heard ?? who.username;
   try {
-    return JSON.parse(atob(token.split('.')[1].replace(/-/g, '+').replace(/_/g, '/'))).sub;
+    return JSON.parse(atob(who.token.split('.')[1].replace(/-/g, '+').replace(/_/g, '/'))).sub;
   } catch {
-    return `dev-${token}`;
+    return `dev-${who?.token}`;
   }
 }
 
@@ -258,6 +262,7 @@ function arrived(list) {
 
 function append(message) {
   const user = message.user_id;
+  if (message.message === pending) heard ??= user;
   const time = new Date(message.timestamp * 1000);
   const last = shown.at(-1);
   const item = bubble(message, time);
@@ -360,7 +365,7 @@ function showScreen(name) {
 
 function ask(why) {
   sessionStorage.removeItem('token');
-  proven = '';
+  proven = null;
   giveBack();
   showScreen('login');
   setPhase(socket ? 'asking' : 'off');
@@ -369,11 +374,13 @@ function ask(why) {
 
 ui.entry.onsubmit = (event) => {
   event.preventDefault();
-  token = ui.token.value.trim();
-  notify(token ? '' : 'Please enter a token.');
+  const [token, username, password] = [ui.token.value.trim(), ui.username.value.trim(), ui.password.value];
+  who = token ? { token } : username && password ? { username, password } : null;
+  notify(who ? '' : 'Please enter a token, or a username and its password.');
   attempts = 0;
   known = false;
-  if (!token) return;
+  heard = null;
+  if (!who) return;
   if (phase === 'asking') login();
   else connect();
 };
@@ -381,7 +388,7 @@ ui.entry.onsubmit = (event) => {
 ui.logout.onclick = () => {
   release();
   ask('');
-  ui.token.value = ui.box.value = '';
+  ui.token.value = ui.username.value = ui.password.value = ui.box.value = '';
   discard(shown.splice(0));
 };
 
@@ -418,5 +425,5 @@ visualViewport.onresize = () => {
   if (visualViewport.scale === 1) document.body.style.setProperty('--height', `${visualViewport.height}px`);
 };
 
-showScreen(token ? 'chat' : 'login');
-if (token) connect();
+showScreen(who ? 'chat' : 'login');
+if (who) connect();

@@ -9,9 +9,10 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 
 import pytest
+from account_stub import AccountStub
 from browser import Browser
 from selenium.webdriver.common.keys import Keys
-from stack import until
+from stack import Stack, until
 
 # What Chromium itself says about a server that is away; no page can keep it from that.
 UNREACHABLE = ("WebSocket connection to", "ERR_CONNECTION_REFUSED")
@@ -120,7 +121,57 @@ class TestHistory:
         assert page.sees("#login")
 
 
+class TestPasswords:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def stack(cls):
+        with AccountStub() as stub:
+            settings = {"HEAVENLAND_API_URL": stub.url, "JWT_PUBLIC_KEY_FILE": stub.public_pem}
+            with Stack(IDENTITY="heavenland", **settings) as running:
+                running.stub = stub
+                yield running
+
+    def enter(self, page, username, password):
+        page.fill("#username", username)
+        page.fill("#password", password)
+        page.type("#password", Keys.ENTER)
+
+    def test_username_and_password(self, stack, browse):
+        page = browse()
+        self.enter(page, "hero", "wrong")
+        page.until_text("#notice", "invalid credentials")
+        self.enter(page, "hero", "password")
+        page.until_online()
+        page.say("by password")
+        assert page.texts("#messages .name") == ["Hero"]
+        # A lost connection needs nobody to type it again, but it is kept nowhere.
+        page.js("sockets[0].close()")
+        until("it comes back", lambda: page.js("return sockets.length") == 2)
+        page.until_online()
+        kept = "return JSON.stringify([sessionStorage, localStorage, document.cookie])"
+        assert page.js(kept) == '[{},{},""]'
+        page.click("#logout")
+        assert page.find("#password").get_property("value") == ""
+        page.enter(stack.stub.token("HL1"))
+        page.until_online()
+
+    def test_one_alone_is_not_sent(self, browse):
+        page = browse()
+        self.enter(page, "", "password")
+        page.until_text("#notice", "a username and its password")
+        assert page.js("return sockets.length") == 0
+
+
 class TestErrors:
+    def test_a_server_without_passwords_is_not_asked_again(self, browse):
+        page = browse()
+        page.fill("#username", "hero")
+        page.fill("#password", "password")
+        page.type("#password", Keys.ENTER)
+        page.until_text("#notice", "takes no passwords")
+        assert not page.sees("#account")
+        page.join("Token")
+
     def test_a_refused_message_comes_back(self, stack, browse):
         page = browse().join("Wordy")
         page.fill("#channel", "é" * 64)  # 64 characters, 128 bytes
