@@ -129,7 +129,7 @@ check: ## the quick part of the tests: unit and lint
 	$(call with,check,programs unit-programs $(VENV)/stamp)
 	@tests/run.sh lint unit
 
-.PHONY: unit unit-programs test-config e2e chaos smoke test-images lint format
+.PHONY: unit unit-programs test-config e2e chaos smoke test-images test-clients lint format
 unit: ## only the unit tests
 	$(call with,check,unit-programs)
 	@tests/run.sh unit
@@ -149,6 +149,10 @@ smoke: ## only the smoke tests
 test-images: ## build the container images and try compose.yaml, about 5 minutes
 	$(call with,check images,$(VENV)/stamp)
 	@tests/images/engine.sh tests/run.sh images
+test-clients: ## client libraries of ten languages, into docs/clients.md, about 5 minutes
+	$(call with,test clients,programs $(VENV)/stamp)
+	@tests/clients/build.sh
+	@tests/run.sh clients
 lint: ## formatting, shell, Python and banned calls
 	$(call with,check,$(VENV)/stamp)
 	@tests/run.sh lint

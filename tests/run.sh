@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Runs parts of the tests, one after the other, and closes with one total:
 #
-#     tests/run.sh [lint] [config] [unit] [e2e] [chaos] [smoke] [images] [deb]
-#                  [ansible]    (all but chaos, images, deb and ansible when none is named)
+#     tests/run.sh [lint] [config] [unit] [e2e] [chaos] [smoke] [images] [deb] [ansible] [clients]
+#                  (lint, config, unit, e2e and smoke when none is named)
 #
 # `make test` and its relatives build first and then call this. A failing part does not keep the
 # next one from running. Exit 1 when a test failed or a part found nothing to run.
@@ -153,9 +153,9 @@ run_unit() {
 
 # e2e ----------------------------------------------------------------------------------------------
 
-# The quick ones of the chaos tests are among them, and those of `make bench`.
+# The quick ones of the chaos tests and of the client libraries are among them, and those of `make bench`.
 run_e2e() {
-    run_pytest e2e tests/e2e tests/chaos tests/bench -n "$workers" --dist loadgroup --no-loadscope-reorder \
+    run_pytest e2e tests/e2e tests/chaos tests/bench tests/clients -n "$workers" --dist loadgroup --no-loadscope-reorder \
         -m "not long"
 }
 
@@ -177,6 +177,11 @@ run_deb() {
 # ansible: the playbook, on such machines.
 run_ansible() {
     run_pytest ansible tests/ansible -s
+}
+
+# clients: all client libraries whose programs tests/clients/build.sh could build.
+run_clients() {
+    run_pytest clients tests/clients
 }
 
 run_pytest() { # name arguments...
@@ -226,9 +231,9 @@ run_smoke() {
 (($# > 0)) || set -- lint config unit e2e smoke
 for part in "$@"; do
     case $part in
-    lint | config | unit | e2e | chaos | smoke | images | deb | ansible) ;;
+    lint | config | unit | e2e | chaos | smoke | images | deb | ansible | clients) ;;
     *)
-        echo "usage: tests/run.sh [lint] [config] [unit] [e2e] [chaos] [smoke] [images] [deb] [ansible]" >&2
+        echo "usage: tests/run.sh [lint] [config] [unit] [e2e] [chaos] [smoke] [images] [deb] [ansible] [clients]" >&2
         exit 2
         ;;
     esac

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that a purpose needs: deps.sh build|run|stub|tls|check|test|fuzz|bench|deb|root|ansible|images ...
+# Installs the Debian packages that a purpose needs: deps.sh build|run|stub|tls|check|test|fuzz|bench|deb|root|ansible|images|clients ...
 # Says what it installs; uses sudo when not root. deps.sh --list PURPOSE...: only prints their names.
 set -euo pipefail
 
@@ -20,6 +20,9 @@ tests=(chromium chromium-driver dnsmasq-base socat)
 deb=(debhelper dpkg-dev fakeroot lintian git)
 root=(debootstrap debian-archive-keyring systemd-container) # Debian roots: make test-deb, test-images
 ansible=(openssh-client iproute2) # machines to manage: make test-ansible
+clients=(libwslay-dev libqt5websockets5-dev ruby ruby-faye-websocket lua5.1 lua-http) # make test-clients
+# Toolchains of client libraries, which may be here from elsewhere: command:package.
+toolchains=(node:nodejs npm:npm go:golang-go cargo:cargo javac:default-jdk-headless mvn:maven c++:g++)
 
 fail() {
     echo "deps: $*" >&2
@@ -55,7 +58,13 @@ for purpose in "$@"; do
         docker compose version >/dev/null 2>&1 || command -v docker-compose >/dev/null || wanted+=(docker-compose)
         wanted+=("${root[@]}" openssl socat)
         ;;
-    *) fail "unknown purpose '$purpose' (build, run, stub, tls, check, test, fuzz, bench, deb, root, ansible, images)" ;;
+    clients)
+        wanted+=("${clients[@]}")
+        for toolchain in "${toolchains[@]}"; do
+            command -v "${toolchain%:*}" >/dev/null || wanted+=("${toolchain#*:}")
+        done
+        ;;
+    *) fail "unknown purpose '$purpose' (build, run, stub, tls, check, test, fuzz, bench, deb, root, ansible, images, clients)" ;;
     esac
 done
 
