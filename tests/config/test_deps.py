@@ -27,6 +27,7 @@ CALLERS = {
         *("tests/run.sh", "tests/smoke/smoke.sh", "tests/config/*", "tests/conftest.py"),
         *("tests/e2e/*.py", "tests/chaos/*.py", "tests/stub/*.py", "tests/bench/test_*.py"),
     ],
+    "test clients": ["tests/clients/*.py", "tests/clients/*.sh"],
     "bench": ["tests/bench/*.py"],
     "deb root": ["shared/scripts/deb.sh", "shared/scripts/debian-*.sh", "tests/fresh.sh"],
     "check deb root": ["tests/deb/*.py"],
