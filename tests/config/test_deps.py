@@ -37,6 +37,7 @@ CALLERS = {
 NOT_OURS = {"deps.sh", "compose-upgrade.sh"}  # what installs; what operators with Docker run
 # Used only where they are; or started in a root or in a container.
 OPTIONAL = {"sudo", "docker", "dockerd", "docker-compose", "valkey-server"}
+OPTIONAL |= {"node", "npm", "go", "cargo", "java", "javac", "mvn", "c++"}  # from anywhere
 ELSEWHERE = {"fresh.sh": {"curl"}, "test_images.py": {"curl", "kill", "ps"}}
 
 
