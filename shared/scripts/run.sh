@@ -128,6 +128,7 @@ fi
 # ---- parts ---------------------------------------------------------------------------------------
 
 declare -A pids=() loggers=()
+tick= # what the end of this file waits for
 
 start() { # name command...
     local name=$1
@@ -210,6 +211,7 @@ finish() {
     local name servers=()
     trap '' INT TERM HUP
     set +e
+    [[ -z $tick ]] || kill "$tick" 2>/dev/null
     [[ -z ${pids[haproxy]-} ]] || stop haproxy
     # Nobody talks to the brokers and api-fcgi any more; but a broker finishes what it has accepted.
     for name in "${!pids[@]}"; do
@@ -325,5 +327,6 @@ while :; do
     require_all_alive
     # How a part ended is told above, not by bash. One that ended just now may be no news to `wait`.
     sleep 1 >/dev/null 2>&1 &
-    wait -n "${pids[@]}" $! 2>/dev/null || true
+    tick=$!
+    wait -n "${pids[@]}" "$tick" 2>/dev/null || true
 done

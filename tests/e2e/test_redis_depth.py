@@ -90,7 +90,8 @@ def test_what_is_stored_again_is_shown_once(start_stack):
     some = [f"number {i}" for i in range(5 * DEPTH)]
     for i in range(0, len(some), 50):
         say(ann, some[i : i + 50])
-    assert said(bob, some[-1]) == some
+        # No broker is further behind than the log is deep.
+        assert said(bob, some[i : i + 50][-1]) == some[i : i + 50]
     stack.redis.call("FLUSHALL")
     until("it stores some again", lambda: "chatlog append_again" in stack.broker.log())
     say(ann, ["after"])
@@ -109,7 +110,8 @@ def test_what_another_broker_has_trimmed_is_not_lost(start_stack):
     some = [f"number {i}" for i in range(5 * DEPTH)]
     for i in range(0, len(some), 50):
         say(ann, some[i : i + 50])
-    assert said(bob, some[-1]) == some
+        # No broker is further behind than the log is deep.
+        assert said(bob, some[i : i + 50][-1]) == some[i : i + 50]
     say(bob, ["trims"])
     assert ann.receive()["message"] == "trims"
     assert stack.redis.call("XLEN", KEY) < 2 * DEPTH
