@@ -14,9 +14,11 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (enough, most))
 
 
 # A background job, nohup and some CI runners ignore signals, and so would all that tests start.
-for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
+for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
     if signal.getsignal(number) == signal.SIG_IGN:
-        signal.signal(number, signal.SIG_DFL)
+        # (Python's own for SIGINT: Ctrl-C ends the tests in order.)
+        own = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+        signal.signal(number, own)
 
 
 def pytest_collection_modifyitems(items):
