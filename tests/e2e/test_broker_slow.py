@@ -5,6 +5,7 @@ import selectors
 import threading
 import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from client import TEXT, frame_bytes
@@ -123,15 +124,24 @@ class TestSlowReader:
     def test_a_slow_reader_gets_no_hole(self, stack):
         """What it was sent until it was closed is a run without gaps, in whole frames."""
         slow = stack.connect("slow", raw=True, direct=True, rcvbuf=4096)
-        say(stack.connect("talker", raw=True, direct=True), BEYOND_THE_RING)
+        talker = stack.connect("talker", raw=True, direct=True)
+        counted = stack.broker.metrics()["hlchat_slow_clients_total"]
         seen = []
-        deadline = time.monotonic() + SLOW_S
-        while time.monotonic() < deadline:
-            frame = slow.receive_frame()
-            if frame.opcode == 8:
-                assert frame.code == 4001
-                break
-            seen.append(json.loads(frame.text)["message"][:8])
+        with ThreadPoolExecutor() as pool:
+            said = pool.submit(say, talker, BEYOND_THE_RING)
+            # From then on it has ten seconds to take its end.
+            until(
+                "it is too slow",
+                lambda: stack.broker.metrics()["hlchat_slow_clients_total"] > counted,
+            )
+            deadline = time.monotonic() + SLOW_S
+            while time.monotonic() < deadline:
+                frame = slow.receive_frame()
+                if frame.opcode == 8:
+                    assert frame.code == 4001
+                    break
+                seen.append(json.loads(frame.text)["message"][:8])
+            said.result()
         assert seen
         assert seen == [f"{number:08}" for number in range(len(seen))]
 
