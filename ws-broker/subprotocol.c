@@ -6,7 +6,8 @@
 
 #define DIGITS  "0123456789"
 #define LETTERS "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-#define TOKEN   DIGITS LETTERS "!#$%&'*+-.^_`|~" /* RFC 9110, section 5.6.2 */
+/* RFC 9110, section 5.6.2, without `*`, which libwebsockets 4.3 does not take into a name. */
+#define TOKEN DIGITS LETTERS "!#$%&'+-.^_`|~"
 
 int subprotocol_select(const char *offer, char name[SUBPROTOCOL_MAX]) {
     const char *first = offer + strspn(offer, " \t");

@@ -11,7 +11,7 @@ enum {
  * Selects one of `offer`, the value of Sec-WebSocket-Protocol: a list of names with commas between
  * them. There is only protocol v1, which goes by any name: the first that was offered is given
  * back, for many clients fail a handshake in which none is. CHAT_EINVAL: the first is no token, has
- * no room, or is a number, which libwebsockets does not take for a name.
+ * no room, or has an asterisk or is a number, which libwebsockets does not take for a name.
  */
 int subprotocol_select(const char *offer, char name[SUBPROTOCOL_MAX]);
 

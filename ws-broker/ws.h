@@ -94,7 +94,7 @@ void ws_set_reading(struct conn *conn, bool on);
  * waited for longer than 0.2 s. */
 void ws_close_soon(struct ws *ws, struct conn *conn, int code);
 
-/** All bytes that have come by its connection; 0: that is not known (it is a unix socket). */
+/** All bytes that were read from its connection; 0: that is not known (it is a unix socket). */
 uint64_t ws_received(struct conn *conn);
 
 /** The answer to a request that was to get it later; if it has gone, nothing happens. */

@@ -263,7 +263,7 @@ class TestHandshake:
             "binary",
             "  a  ,b",
             "a" * 62,
-            "!#$%&'*+-.^_`|~7",
+            "!#$%&'+-.^_`|~7",
         ],
     )
     def test_the_first_subprotocol_is_selected(self, stack, direct, names):

@@ -21,7 +21,7 @@ static void test_the_first_name(void **state) {
         {" \ta \t,\tb", "a"},
         {"graphql-transport-ws", "graphql-transport-ws"},
         {"chat.v2.json", "chat.v2.json"},
-        {"!#$%&'*+-.^_`|~09AZaz", "!#$%&'*+-.^_`|~09AZaz"},
+        {"!#$%&'+-.^_`|~09AZaz", "!#$%&'+-.^_`|~09AZaz"},
         {"2d", "2d"},
         {"a,,b", "a"},
         {"a, not a list \"", "a"},
@@ -36,8 +36,8 @@ static void test_the_first_name(void **state) {
 
 static void test_what_is_no_name(void **state) {
     static const char *const offers[] = {
-        "",    " ",   ",",    ",a",          "a b", "a;b", "a/b",   "\"a\"", "a=b", "(a)",
-        "a@b", "{a}", "a\\b", "caf\xc3\xa9", "13",  "1.0", "a\x01", "a\x7f", "a\rb"};
+        "",    " ",   ",",    ",a",          "a b", "a;b", "a/b",   "\"a\"", "a=b",  "(a)",
+        "a@b", "{a}", "a\\b", "caf\xc3\xa9", "13",  "1.0", "a\x01", "a\x7f", "a\rb", "a*b"};
     (void)state;
     for (size_t i = 0; i < sizeof(offers) / sizeof(*offers); i++) {
         char name[SUBPROTOCOL_MAX];
