@@ -7,7 +7,7 @@ build=(gcc make pkgconf libc6-dev libwebsockets-dev libuv1-dev libjson-c-dev lib
 run=(haproxy curl ca-certificates)
 # Not redis-server, which starts a service: see redis-server.sh. Any that is there will do.
 redis=()
-"${BASH_SOURCE%/*}/redis-server.sh" --version >/dev/null 2>&1 || case ${STORE_PROGRAM-} in
+{ [[ ${1-} != --list ]] && "${BASH_SOURCE%/*}/redis-server.sh" --version >/dev/null 2>&1; } || case ${STORE_PROGRAM-} in
 valkey-server) redis=(valkey-tools) ;;
 *) redis=(redis-tools) ;;
 esac

@@ -18,6 +18,7 @@ from stack import REPO
 
 FIRST = ["git", "make", "gcc", "ca-certificates"]  # what README asks for
 DEPS = REPO / "shared/scripts/deps.sh"
+VENVS = ("build/venv", "build/ansible/venv")  # first in the PATH of tests
 FOLDERS = ("/usr/bin", "/usr/sbin", "/bin", "/sbin")
 
 # What is called, and for which purposes deps.sh is called before: see the Makefile.
@@ -25,6 +26,7 @@ CALLERS = {
     "run stub tls": ["shared/scripts/run.sh", "shared/scripts/redis-server.sh"],
     "test": [
         *("tests/run.sh", "tests/smoke/smoke.sh", "tests/config/*", "tests/conftest.py"),
+        "haproxy/*.sh",
         *("tests/e2e/*.py", "tests/chaos/*.py", "tests/stub/*.py", "tests/bench/test_*.py"),
     ],
     "test clients": ["tests/clients/*.py", "tests/clients/*.sh"],
@@ -36,7 +38,7 @@ CALLERS = {
 }
 NOT_OURS = {"deps.sh", "compose-upgrade.sh"}  # what installs; what operators with Docker run
 # Used only where they are; or started in a root or in a container.
-OPTIONAL = {"sudo", "docker", "dockerd", "docker-compose", "valkey-server"}
+OPTIONAL = {"sudo", "docker", "dockerd", "docker-compose", "valkey-server", "valkey-cli"}
 OPTIONAL |= {"node", "npm", "go", "cargo", "java", "javac", "mvn", "c++"}  # from anywhere
 ELSEWHERE = {"fresh.sh": {"curl"}, "test_images.py": {"curl", "kill", "ps"}}
 
@@ -51,13 +53,14 @@ def lines(*command, **environment):
 @functools.cache
 def packages(purposes):
     """The names of all that is there once deps.sh has done its work."""
-    wanted = lines(DEPS, "--list", *purposes.split(), STORE="redis")
+    wanted = lines(DEPS, "--list", *purposes.split(), STORE="redis", STORE_PROGRAM="")
     every = lines("dpkg-query", "-W", "-f", "${Essential} ${Priority} ${Package}\n")
+    here = {line.split()[-1] for line in every if line}  # apt may not know the others
     base = [line.split()[-1] for line in every if re.match("yes |.*required ", line)]
     depends = lines(
         *("apt-cache", "depends", "--recurse", "--no-recommends", "--no-suggests", "--installed"),
         *("--no-conflicts", "--no-breaks", "--no-replaces", "--no-enhances"),
-        *filter(None, {*FIRST, *wanted, *base}),
+        *(here & {*FIRST, *wanted, *base}),
         LC_ALL="C",
     )
     return {line.split(":")[0] for line in depends if line and not line.startswith((" ", "<", "|"))}
@@ -75,7 +78,10 @@ def owners():
 
 @functools.cache
 def packages_of(program):
-    """Those that have it; none of a program that no package has installed."""
+    """Those that have it; none of a program that no package has installed, or that is not used."""
+    tools = [REPO / venv / "bin" / Path(program).name for venv in VENVS]
+    if any(tool.exists() and not tool.is_symlink() for tool in tools):  # (python3 is a link)
+        return set()
     paths = {str(Path(folder, program)) for folder in FOLDERS if Path(folder, program).exists()}
     paths |= {os.path.realpath(path) for path in paths}
     return set().union(*(owners().get(path, set()) for path in paths))
@@ -88,13 +94,17 @@ BEFORE = set(
 )  # another command follows
 COMMAND = re.compile(r"(?:^|[|&;(`])\s*([a-z][a-z0-9._-]+|!)(?=\s|$|[;)])")
 
+LOOKED_FOR = re.compile(
+    r"\b(command -v|timeout \d+|xargs(?: -\w+(?: (['\"]).*?\2| \d+)?)*|exec) +([a-z][\w.-]+)"
+)
+
 
 def called_by_shell(text):
     text = re.sub(r"<<-?'?(\w+)'?\n.*?\n\s*\1\n", "\n", text, flags=re.DOTALL)  # here documents
     text = re.sub(r"(^|\s)#.*", "", text)
     text = re.sub(r"\\\n", " ", text)
     own = set(re.findall(r"^\s*([a-z_0-9]+)\(\)", text, re.MULTILINE))
-    words = set()
+    words = {words[-1] for words in LOOKED_FOR.findall(text)}
     for line in text.split("\n"):
         while found := COMMAND.search(line):
             words.add(found[1])
@@ -103,9 +113,16 @@ def called_by_shell(text):
     return words - own - BUILTINS
 
 
+PROGRAM = re.compile(r"/(usr/)?s?bin/[\w.-]+")
+
+
 def called_by_python(text):
-    """The first words of lists and tuples that look like a command."""
+    """The first words of lists and tuples that look like a command; what is looked for; paths."""
     for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Constant) and PROGRAM.fullmatch(str(node.value)):
+            yield node.value
+        if isinstance(node, ast.Call) and re.search(r"\bwhich$", ast.unparse(node.func)):
+            yield from (word.value for word in node.args if isinstance(word, ast.Constant))
         if isinstance(node, ast.List | ast.Tuple | ast.Call):
             words = node.args if isinstance(node, ast.Call) else node.elts
             if len(words) > 1 and isinstance(words[0], ast.Constant):
@@ -140,12 +157,15 @@ def test_what_is_called_is_installed(purposes):
 
 def test_every_script_is_looked_at():
     known = {file for patterns in CALLERS.values() for p in patterns for file in REPO.glob(p)}
-    for folder in ("shared/scripts", "tests"):
+    for folder in ("shared/scripts", "haproxy", "tests"):
         for file in (REPO / folder).rglob("*.sh"):
             assert file in known or file.name in NOT_OURS, file
 
 
 def test_it_sees_what_is_called():
     assert {"setpriv", "curl", "mkfifo"} <= called_by(REPO / "shared/scripts/run.sh")
+    assert "redis-cli" in called_by(REPO / "shared/scripts/run.sh")
     assert "setpriv" in called_by(REPO / "tests/deb/machine.py")
+    assert "dnsmasq" in called_by(REPO / "tests/e2e/test_haproxy.py")
+    assert "/usr/bin/chromedriver" in called_by(REPO / "tests/e2e/browser.py")
     assert packages_of("setpriv") == {"util-linux"}
