@@ -161,6 +161,12 @@ format: ## format the C and Python sources
 	$(VENV)/bin/clang-format -i $$(git ls-files '*.c' '*.h')
 	$(VENV)/bin/ruff format -q tests
 
+.PHONY: test-fresh test-tomorrow
+test-fresh: ## make run and make test in a new root that has nothing (DEBIAN=12, 13 or sid), about 10 minutes: needs root
+	@tests/fresh.sh $(or $(DEBIAN),13)
+test-tomorrow: ## the same in Debian sid: its HAProxy, libraries and compiler, its Redis and then its Valkey: needs root
+	@WERROR=1 FRESH_TEST='make unit test-config e2e && make e2e STORE_PROGRAM=valkey-server PYTEST="-k redis"' tests/fresh.sh sid
+
 $(VENV)/stamp: tests/requirements.txt
 	@echo "installing the Python test tools into $(VENV)"
 	@rm -rf $(VENV) && python3 -m venv $(VENV)
@@ -205,12 +211,6 @@ fuzz: ## fuzz the parsers with clang, FUZZ_SECONDS=30 each
 	done
 
 # Packaging it -------------------------------------------------------------------------------------------------------
-.PHONY: test-fresh test-tomorrow
-test-fresh: ## make run and make test in a new root that has nothing (DEBIAN=12, 13 or sid), about 10 minutes: needs root
-	@tests/fresh.sh $(or $(DEBIAN),13)
-test-tomorrow: ## the same in Debian sid: its HAProxy, libraries and compiler, its Redis and then its Valkey: needs root
-	@WERROR=1 FRESH_TEST='make unit test-config e2e && make e2e STORE_PROGRAM=valkey-server PYTEST="-k redis"' tests/fresh.sh sid
-
 .PHONY: deb test-deb
 deb: ## Debian packages of the last commit, into build/deb (DEBIAN=12 or 13: for another one than this machine's)
 	@shared/scripts/deps.sh deb

@@ -61,7 +61,7 @@ carry() {
     for path in "${files[@]}"; do
         [[ ! -e $path ]] || cp -a --parents "$path" "$root"
     done
-    in_root update-ca-certificates >/dev/null 2>&1
+    in_root update-ca-certificates >"$root.log" 2>&1 || fail "update-ca-certificates failed: $(tail -n 1 "$root.log")"
 }
 
 in_root() { # command...
