@@ -70,9 +70,15 @@ banned_calls() {
         '\<(strcpy|strcat|sprintf|vsprintf|gets|atoi|atol|strtok)[[:space:]]*\('
 }
 
+# Our header takes away what cmocka 2 has otherwise than cmocka 1.
+own_cmocka() {
+    ! sources 'tests/unit/test_*.c' | xargs -d '\n' grep -nH '<cmocka.h>'
+}
+
 run_lint() {
     one_test "lint: C is formatted (make format)" c_format
     one_test "lint: no banned C calls" banned_calls
+    one_test "lint: unit tests include tests/unit/cmocka.h" own_cmocka
     one_test "lint: shellcheck" shell_check
     one_test "lint: ruff check" ruff check --quiet tests
     one_test "lint: Python is formatted (make format)" ruff format --quiet --check tests

@@ -5,9 +5,8 @@
 #include <stdint.h>
 #include <string.h>
 
-#include <cmocka.h>
-
 #include "shared/status.h"
+#include "tests/unit/cmocka.h"
 #include "ws-broker/backlog.h"
 
 static void add(struct backlog *backlog, enum backlog_kind kind, const char *text) {

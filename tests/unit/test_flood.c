@@ -4,8 +4,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include <cmocka.h>
-
+#include "tests/unit/cmocka.h"
 #include "ws-broker/flood.h"
 
 static void test_messages_are_never_too_much(void **state) {

@@ -6,9 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#include <cmocka.h>
-
 #include "shared/status.h"
+#include "tests/unit/cmocka.h"
 #include "ws-broker/subprotocol.h"
 
 static void test_the_first_name(void **state) {
