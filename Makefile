@@ -149,7 +149,7 @@ smoke: ## only the smoke tests
 test-images: ## build the container images and try compose.yaml, about 5 minutes
 	$(call with,check images,$(VENV)/stamp)
 	@tests/images/engine.sh tests/run.sh images
-test-clients: ## client libraries of ten languages, into docs/clients.md, about 5 minutes
+test-clients: ## client libraries of nine languages, into docs/clients.md, about 5 minutes
 	$(call with,test clients,programs $(VENV)/stamp)
 	@tests/clients/build.sh
 	@tests/run.sh clients
